@@ -1,0 +1,1 @@
+"""One function per request: check the state, make one hop, record, reply."""

@@ -1,0 +1,145 @@
+"""GetProperties, of containers and of the VM itself.
+
+Everything is read in threads that nothing else uses, and a read that takes too long is given
+up: it changes nothing, and a kernel that is slow to count must not keep a container from being
+killed.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import trio
+
+from gcs.errors import DeadlineError
+from gcs.guest import statistics
+from gcs.guest.agent import Agent, Container
+from gcs.linux import cgroup, procfs
+from gcs.wire.messages import GetProperties, GetPropertiesReply
+from gcs.wire.properties import (
+    ProcessDetails,
+    Properties,
+    PropertyType,
+    VmLoad,
+    VmMemory,
+)
+from gcs.wire.schema import NULL_CONTAINER_ID
+
+__all__ = ["get_properties"]
+
+T = TypeVar("T")
+
+#: Hosts ask every few seconds, and take a VM for dead after five minutes without an answer.
+_TIMEOUT_S = 20.0
+#: A process takes at most 26 bytes of the properties (`{"ProcessId":4294967295},`), and its
+#: four quotes double inside a string: 1,000 of them take 30,000, and statistics beside them
+#: 36,000 at the most.
+_MAX_PROCESSES = 1000
+#: With all members a process takes up to 330 bytes, quotes doubled, and its name four for each
+#: character: 64 of them take 30,000.
+_MAX_DETAILED = 64
+_MAX_NAME = 32
+#: Units of 100 ns in a second, as hosts count processor time.
+_TICKS = 10_000_000
+
+
+async def get_properties(agent: Agent, request: GetProperties) -> GetPropertiesReply:
+    """Return the properties that were asked for; unknown names are left out."""
+    wanted = frozenset(request.query.property_types)
+    if request.container_id == NULL_CONTAINER_ID:
+        limit = agent.pod_memory.limit
+        properties = await _read(agent, lambda: _of_vm(wanted, limit), "the VM")
+    else:
+        container = agent.container(request.container_id)
+        name = f"container {container.container_id}"
+        properties = await _read(agent, lambda: _of_container(wanted, container), name)
+    return GetPropertiesReply(properties=properties)
+
+
+async def _read(agent: Agent, function: Callable[[], T], subject: str) -> T:
+    with trio.move_on_after(_TIMEOUT_S):
+        return await trio.to_thread.run_sync(
+            function, limiter=agent.statistics_threads, abandon_on_cancel=True
+        )
+    raise DeadlineError(f"properties of {subject}: not read within {_TIMEOUT_S:g} s")
+
+
+def _of_container(wanted: frozenset[str], container: Container) -> Properties:
+    pids: tuple[int, ...] = ()
+    if PropertyType.PROCESS_LIST in wanted:
+        pids = cgroup.processes(container.cgroup)
+    init = container.init
+    pid = init.pid if init is not None and init.exit_status is None else None
+    is_wanted = PropertyType.STATISTICS in wanted
+    return Properties(
+        process_list=_process_list(pids),
+        lcow_metrics=statistics.metrics(container.cgroup, pid) if is_wanted else None,
+    )
+
+
+def _of_vm(wanted: frozenset[str], limit: int | None) -> Properties:
+    listed: tuple[ProcessDetails, ...] = ()
+    if PropertyType.PROCESS_LIST in wanted:
+        listed = _bounded(procfs.processes())
+    return Properties(
+        process_list=listed,
+        lcow_metrics=(
+            statistics.metrics("/", os.getpid()) if PropertyType.STATISTICS in wanted else None
+        ),
+        memory=_memory(limit or 0) if PropertyType.MEMORY in wanted else None,
+        load=_load() if PropertyType.LOAD in wanted else None,
+    )
+
+
+def _process_list(pids: tuple[int, ...]) -> tuple[ProcessDetails, ...]:
+    if len(pids) > _MAX_DETAILED:
+        return tuple(ProcessDetails(process_id=pid) for pid in pids[:_MAX_PROCESSES])
+    return _bounded(procfs.processes(pids))
+
+
+def _bounded(processes: tuple[procfs.Process, ...]) -> tuple[ProcessDetails, ...]:
+    if len(processes) > _MAX_DETAILED:
+        return tuple(ProcessDetails(process_id=p.pid) for p in processes[:_MAX_PROCESSES])
+    return tuple(map(_details, processes))
+
+
+def _details(process: procfs.Process) -> ProcessDetails:
+    return ProcessDetails(
+        process_id=process.pid,
+        image_name=_printable(process.name[:_MAX_NAME]),
+        create_timestamp=datetime.fromtimestamp(process.created, UTC).isoformat(),
+        kernel_time_100ns=round(process.system * _TICKS),
+        user_time_100ns=round(process.user * _TICKS),
+        memory_commit_bytes=process.data,
+        memory_working_set_private_bytes=max(0, process.resident - process.shared),
+        memory_working_set_shared_bytes=process.shared,
+    )
+
+
+def _printable(text: str) -> str:
+    """Return the text with a question mark for what can't be shown: a process names itself."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _memory(limit: int) -> VmMemory:
+    now = procfs.memory()
+    return VmMemory(
+        total_bytes=now.total,
+        available_bytes=now.available,
+        free_bytes=now.free,
+        cached_bytes=now.cached,
+        swap_total_bytes=now.swap_total,
+        swap_free_bytes=now.swap_free,
+        containers_limit_bytes=limit,
+    )
+
+
+def _load() -> VmLoad:
+    one, five, fifteen = (round(average * 100) for average in os.getloadavg())
+    return VmLoad(
+        one_minute=one,
+        five_minutes=five,
+        fifteen_minutes=fifteen,
+        processors=os.cpu_count() or 0,
+    )

@@ -1,0 +1,215 @@
+"""ModifySettings of layers and disks."""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+import trio
+
+from gcs.errors import InvalidArgumentError, UnsupportedError, WrongStateError
+from gcs.guest import devices, mounting
+from gcs.guest.agent import Agent, MountRecord
+from gcs.guest.kernel_call import in_kernel
+from gcs.guest.log import fields
+from gcs.guest.mounting import absolute
+from gcs.linux import pmem, probe, scsi, verity
+from gcs.linux.undo import Undo, on_failure
+from gcs.wire.resource import MappedVirtualDisk, MappingInfo, ScsiDevice, VPMemDevice
+
+__all__ = [
+    "add_disk",
+    "add_pmem",
+    "remove_disk",
+    "remove_pmem",
+    "remove_scsi_device",
+]
+
+_log = logging.getLogger("gcs.storage")
+
+T = TypeVar("T")
+
+#: DAX maps pages: a part that begins within one could not be mapped.
+_PAGE = 4096
+#: The file systems that a disk may have; the first is the one to make when none is named.
+_MOUNTABLE = ("ext4", "xfs")
+_MKFS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "ext4": (
+            *("mkfs.ext4", "-q"),
+            *("-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"),
+        ),
+        # Without -f it refuses what holds anything, by its own lights as well.
+        "xfs": ("mkfs.xfs", "-q", "-K"),
+    }
+)
+
+
+# -- layers --------------------------------------------------------------
+
+
+async def add_pmem(agent: Agent, settings: VPMemDevice) -> None:
+    """Mount a layer, or a part of a device that is one, with DAX if its blocks allow it."""
+    target, part = absolute(settings.mount_path, "MountPath"), settings.mapping_info
+    if part is not None:
+        _check_part(part)
+    record = MountRecord(target, kind="VPMemDevice")
+    with agent.reserve_mount(record):
+        record.source = await _wait_for_pmem(settings)
+        record.has_dax = await mounting.make(
+            agent, record, lambda undo: _mount_layer(record, settings, undo)
+        )
+    level = logging.INFO if record.has_dax else logging.WARNING
+    members = fields(source=record.source, target=target, dax=record.has_dax)
+    _log.log(level, "layer mounted", extra=members)
+
+
+def _mount_layer(record: MountRecord, settings: VPMemDevice, outer: Undo) -> bool:
+    """Make the devices that the layer is on, and mount it; return whether it has DAX."""
+    part, digest = settings.mapping_info, settings.root_digest
+    with on_failure(outer) as undo:
+        if part is not None:
+            offset, size = part.device_offset_in_bytes, part.device_size_in_bytes
+            record.source, name = pmem.map_part(record.source, offset, size, undo)
+            record.mappings += (name,)
+        if digest:
+            name = f"dm-verity-{Path(record.source).name}-{digest}"
+            record.source = verity.create(name, record.source, digest, undo)
+            record.mappings += (name,)
+        return pmem.mount(record.source, record.target, undo)
+
+
+def _check_part(part: MappingInfo) -> None:
+    numbers = (part.device_offset_in_bytes, part.device_size_in_bytes)
+    if not part.device_size_in_bytes or any(number % _PAGE for number in numbers):
+        text = f"{numbers[1]} bytes from {numbers[0]}: not whole pages of {_PAGE}"
+        raise InvalidArgumentError(f"MappingInfo: {text}")
+
+
+async def _wait_for_pmem(settings: VPMemDevice) -> str:
+    """Return the node of a pmem device. Raises DeadlineError."""
+    if settings.pci_address:
+        what = f"pmem device at PCI address {settings.pci_address}"
+        return await devices.wait_for(partial(pmem.find, settings.pci_address), what)
+    number = settings.device_number
+    find = partial(pmem.find_in_slot, number + 1)
+    return await devices.wait_for(find, f"pmem device {number}")
+
+
+async def remove_pmem(agent: Agent, settings: VPMemDevice) -> None:
+    """Unmount a layer."""
+    await mounting.take_off(agent, absolute(settings.mount_path, "MountPath"))
+
+
+# -- disks --------------------------------------------------------------
+
+
+async def add_disk(agent: Agent, settings: MappedVirtualDisk) -> None:
+    """Mount a SCSI disk, after making a file system on it if it is blank and that is asked.
+
+    Or link to its device, or only wait for it.
+    """
+    if settings.encrypted:
+        raise UnsupportedError("MappedVirtualDisk: Encrypted is not supported")
+    if not settings.mount_path:
+        await _wait_for_disk(settings)
+        return
+    target = absolute(settings.mount_path, "MountPath")
+    record = MountRecord(target, kind="MappedVirtualDisk")
+    with agent.reserve_mount(record):
+        record.source = await _wait_for_disk(settings)
+        if settings.block_dev:
+            record.is_link = True
+            await trio.to_thread.run_sync(scsi.make_link, record.source, target)
+        else:
+            await _mount_disk(agent, settings, record)
+    _log.info(
+        "disk mounted",
+        extra=fields(source=record.source, target=target, link=record.is_link),
+    )
+
+
+async def _wait_for_disk(settings: MappedVirtualDisk) -> str:
+    """Return the disk's device node, or its partition's. Raises DeadlineError."""
+    find = partial(
+        scsi.find, settings.controller, settings.lun, settings.pci_address, settings.partition
+    )
+    what = f"disk {settings.controller}:{settings.lun}"
+    if settings.partition:
+        what += f", partition {settings.partition}"
+    return await devices.wait_for(find, what)
+
+
+async def _mount_disk(agent: Agent, settings: MappedVirtualDisk, record: MountRecord) -> None:
+    fstype = await _filesystem(agent, record.source, settings)
+
+    def mount(undo: Undo) -> None:
+        scsi.mount(
+            record.source,
+            record.target,
+            fstype,
+            readonly=settings.read_only,
+            words=settings.options,
+            outer=undo,
+        )
+
+    await mounting.make(agent, record, mount)
+
+
+async def _filesystem(agent: Agent, source: str, settings: MappedVirtualDisk) -> str:
+    """Return the type of the disk's file system, made now if the disk is blank.
+
+    A disk that can't be read, or that holds anything, is never formatted.
+    """
+    wanted = settings.filesystem
+    found = await _read(agent, probe.identify, source)
+    if found in _MOUNTABLE:
+        if settings.ensure_filesystem and wanted and found != wanted:
+            raise WrongStateError(f"{source} holds {found}, not {wanted}: not formatted")
+        return found
+    if found:
+        raise WrongStateError(f"{source} holds {found}, which is not mounted nor formatted")
+    if not settings.ensure_filesystem or settings.read_only:
+        raise InvalidArgumentError(f"{source} holds no known file system")
+    if not await _read(agent, probe.is_blank, source):
+        raise WrongStateError(
+            f"{source} is not blank and holds no known file system: not formatted"
+        )
+    await _format(agent, source, wanted or _MOUNTABLE[0])
+    return wanted or _MOUNTABLE[0]
+
+
+async def _read(agent: Agent, look: Callable[[str], T], source: str) -> T:
+    """Look at a disk. Raises DeadlineError when it does not answer."""
+    return await in_kernel(agent.storage_threads, f"reading {source}", lambda _: look(source))
+
+
+async def _format(agent: Agent, source: str, fstype: str) -> None:
+    """Make a file system on a blank disk. Raises UnsupportedError if there is no way to."""
+    argv = _MKFS.get(fstype)
+    if argv is None or shutil.which(argv[0]) is None:
+        raise UnsupportedError(f"{source}: the utility VM can't make a {fstype} file system")
+    await agent.children.check_output((*argv, source))
+
+
+async def remove_disk(agent: Agent, settings: MappedVirtualDisk) -> None:
+    """Unmount a SCSI disk, or unlink it; whether it is still there does not matter."""
+    if not settings.mount_path:
+        return
+    target = absolute(settings.mount_path, "MountPath")
+    record = agent.mounts.get(target)
+    if record.is_link if record else settings.block_dev:
+        with agent.release_mount(target):
+            await trio.to_thread.run_sync(scsi.remove_link, target)
+    else:
+        await mounting.take_off(agent, target)
+
+
+async def remove_scsi_device(_agent: Agent, settings: ScsiDevice) -> None:
+    """Let go of a SCSI disk that is about to be unplugged."""
+    await trio.to_thread.run_sync(
+        scsi.remove, settings.controller, settings.lun, settings.pci_address
+    )

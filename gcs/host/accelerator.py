@@ -1,0 +1,136 @@
+"""Whether KVM runs a guest here; found out by running one.
+
+/dev/kvm may open, answer, and even run a firmware, and still not run a guest: nested
+virtualisation that is switched off or emulated in part. So the probe boots the very kernel that
+is to be used, with an init of a few bytes that powers the machine off, and only that power-off
+counts. A working KVM needs part of a second; the answer is kept until the next boot.
+"""
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+
+import trio
+
+from gcs.host.child import ChildError, spawn
+from gcs.host.qemu import cpu_model
+
+__all__ = ["probe_kvm"]
+
+#: A working KVM needs half a second; a broken one may spin for ever.
+_DEADLINE_S = 10.0
+#: What the kernel prints on the way out, on every log level.
+_POWERED_OFF = "reboot: Power down"
+#: Address that the init's ELF file is loaded at: any page above the lowest megabytes.
+_BASE = 0x400000
+#: reboot(LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF), then a trap.
+#: Source: reboot(2); 169 is its number on x86-64.
+_CODE = (
+    b"\xb8"
+    + struct.pack("<I", 169)
+    + b"\xbf"
+    + struct.pack("<I", 0xFEE1DEAD)
+    + b"\xbe"
+    + struct.pack("<I", 672274793)
+    + b"\xba"
+    + struct.pack("<I", 0x4321FEDC)
+    + b"\x0f\x05\x0f\x0b"
+)
+
+
+async def probe_kvm(
+    kernel: Path, folder: Path, *, accelerator: str = "kvm", device: Path = Path("/dev/kvm")
+) -> str:
+    """Return "" when a guest runs under KVM, else why not.
+
+    Args:
+        kernel: The kernel to boot.
+        folder: Where the answer is kept, by boot and kernel.
+        accelerator: QEMU's word; a test uses "tcg" to see a guest that does run.
+        device: The device node that has to be there.
+    """
+    if not os.access(device, os.F_OK):
+        return f"{device} does not exist"
+    if not os.access(device, os.R_OK | os.W_OK):
+        return f"{device} may not be opened by this user"
+    kept = folder / f"{accelerator}-{_key(kernel)}"
+    answer = _read(kept)
+    if answer is None:
+        answer = await _run_guest(kernel, folder, accelerator)
+        _keep(kept, answer)
+    return answer
+
+
+def _read(kept: Path) -> str | None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return kept.read_text() if kept.exists() else None
+
+
+def _keep(kept: Path, answer: str) -> None:
+    """Write the answer, whole or not at all."""
+    unfinished = kept.with_name(f".{kept.name}-{os.getpid()}")
+    unfinished.write_text(answer)
+    unfinished.replace(kept)
+
+
+def _key(kernel: Path) -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    status = kernel.stat()
+    identity = f"{boot} {status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+async def _run_guest(kernel: Path, folder: Path, accelerator: str) -> str:
+    initrd = folder / f".probe-{os.getpid()}.cpio"
+    initrd.write_bytes(_archive("init", _program(_CODE)) + _archive("TRAILER!!!", b""))
+    cpu = cpu_model(accelerator)
+    argv = (
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", f"q35,accel={accelerator}", "-cpu", cpu, "-m", "128M", "-no-reboot"),
+        *("-kernel", str(kernel), "-initrd", str(initrd)),
+        *("-append", "console=ttyS0 panic=-1 quiet", "-serial", "stdio"),
+    )
+    output = os.memfd_create("kvm-probe")
+    try:
+        async with spawn("the KVM probe", argv, output=output) as qemu:
+            with trio.move_on_after(_DEADLINE_S):
+                await qemu.wait()
+            return _judge(os.pread(output, 64 * 1024, 0), qemu.describe_end())
+    except ChildError as error:
+        return str(error)
+    finally:
+        initrd.unlink()
+        os.close(output)
+
+
+def _judge(printed: bytes, end: str) -> str:
+    text = printed.decode(errors="replace")
+    if _POWERED_OFF in text:
+        return ""
+    telling = [line for line in text.splitlines() if "warning" not in line and line.strip()]
+    what = f"no guest ran: QEMU {end}"
+    return f"{what}: {telling[0].strip()}" if telling else what
+
+
+def _program(code: bytes) -> bytes:
+    """Return a static ELF program of one segment. Source: elf(5)."""
+    size = 64 + 56 + len(code)
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        *(b"\x7fELF\x02\x01\x01", 2, 62, 1, _BASE + 64 + 56, 64, 0, 0),
+        *(64, 56, 1, 0, 0, 0),
+    )
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x1000)
+    return header + segment + code
+
+
+def _archive(name: str, data: bytes) -> bytes:
+    """Return one member of a "newc" cpio archive. Source: cpio(5)."""
+    fields = (0, 0o100755, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+    header = b"070701" + b"".join(b"%08x" % field for field in fields)
+    return _padded(header + name.encode() + b"\0") + _padded(data)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)

@@ -1,0 +1,220 @@
+"""The command line of gcsctl. Verbs, options and their letters are docker's, if it has them."""
+
+import argparse
+import os
+import re
+
+from gcs.errors import InvalidArgumentError
+from gcs.host.network import parse_published
+from gcs.host.signals import signal_number
+from gcs.wire.control import NetworkMode
+
+__all__ = ["parser"]
+
+#: The agent's own needs with a kernel, and a page of room for a container.
+_MIN_MEMORY_MIB = 64
+_MAX_MEMORY_MIB = 1024 * 1024
+_MAX_CPUS = 64
+#: As docker's; it also keeps names apart from the beginnings of ids in a file system.
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}")
+#: Before SIGKILL, as docker's.
+_STOP_S = 10
+#: A day: whoever wants to wait longer does not mean to stop it.
+_MAX_STOP_S = 86400
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; its result has the verb's name in `verb`."""
+    top = argparse.ArgumentParser(prog="gcsctl", description="Containers in utility VMs.")
+    verbs = top.add_subparsers(metavar="VERB", dest="verb", required=True)
+    _add_run(verbs.add_parser("run", help="run a container in a VM of its own"))
+    _add_exec(verbs.add_parser("exec", help="run a command in a container, or in its VM"))
+    _add_ps(verbs.add_parser("ps", help="list containers"))
+    stop = verbs.add_parser("stop", help="let containers end, by force if need be")
+    stop.add_argument(
+        *("-t", "--time"),
+        dest="seconds",
+        type=_seconds,
+        default=_STOP_S,
+        metavar="SECONDS",
+        help=f"before SIGKILL (default: {_STOP_S})",
+    )
+    kill = verbs.add_parser("kill", help="send a signal to containers")
+    kill.add_argument(
+        *("-s", "--signal"),
+        dest="signal",
+        type=_signal,
+        default=_signal("KILL"),
+        metavar="SIGNAL",
+        help="a name or a number (default: KILL)",
+    )
+    remove = verbs.add_parser("rm", help="remove containers")
+    remove.add_argument("-f", "--force", action="store_true", help="even if they run")
+    wait = verbs.add_parser("wait", help="wait for containers, and print their exit statuses")
+    for verb in (stop, kill, remove, wait):
+        verb.add_argument(
+            "containers", metavar="CONTAINER", nargs="+", help="a name, or how its id begins"
+        )
+    return top
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        *("-d", "--detach"),
+        dest="detached",
+        action="store_true",
+        help="leave it running, and print its id",
+    )
+    run.add_argument(
+        "--rm", action="store_true", help="keep no record of its end (unnamed ones never have)"
+    )
+    run.add_argument("--name", type=_name, help="what to call it")
+    run.add_argument("--hostname", default="", help="its host name (default: part of its id)")
+    run.add_argument("--entrypoint", metavar="PROGRAM", help="instead of the image's")
+    _add_network_options(run)
+    _add_process_options(run)
+    _add_vm_options(run)
+    run.add_argument("image", metavar="IMAGE", help="an OCI image layout: a folder or a tar")
+    run.add_argument(
+        "command",
+        metavar="CMD",
+        nargs=argparse.REMAINDER,
+        help="what to run, instead of the image's command",
+    )
+
+
+def _add_network_options(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--network",
+        choices=[str(mode) for mode in NetworkMode],
+        metavar="NETWORK",
+        help="user (QEMU's, without privileges) or none (default: none, user with -p)",
+    )
+    run.add_argument(
+        *("-p", "--publish"),
+        dest="ports",
+        action="append",
+        default=[],
+        type=_published,
+        metavar="[IP:]PORT:CONTAINER-PORT[/udp]",
+        help="let a port of this machine lead to one of the container (default IP: 127.0.0.1)",
+    )
+
+
+def _add_exec(execute: argparse.ArgumentParser) -> None:
+    _add_process_options(execute)
+    execute.add_argument("--vm", action="store_true", help="in the utility VM itself, as root")
+    execute.add_argument("-u", "--user", default="", help="a name or a number, or two with ':'")
+    execute.add_argument(
+        *("-w", "--workdir"), dest="working_directory", default="", metavar="FOLDER"
+    )
+    execute.add_argument("container", metavar="CONTAINER", help="a name, or how its id begins")
+    execute.add_argument("program", metavar="CMD")
+    execute.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER)
+
+
+def _add_ps(ps: argparse.ArgumentParser) -> None:
+    ps.add_argument("-a", "--all", action="store_true", help="ended ones too")
+    form = ps.add_mutually_exclusive_group()
+    form.add_argument("-q", "--quiet", action="store_true", help="ids only")
+    form.add_argument("--json", action="store_true", help="a JSON object on each line")
+
+
+def _add_process_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "-i", "--interactive", dest="stdin", action="store_true", help="connect stdin"
+    )
+    verb.add_argument(
+        "-t", "--tty", dest="terminal", action="store_true", help="give it a terminal"
+    )
+    verb.add_argument(
+        *("-e", "--env"),
+        dest="environment",
+        action="append",
+        default=[],
+        type=_variable,
+        metavar="KEY=VALUE",
+        help="set a variable; KEY alone passes ours on",
+    )
+
+
+def _add_vm_options(run: argparse.ArgumentParser) -> None:
+    cpus = min(2, os.cpu_count() or 1)
+    run.add_argument(
+        "--memory", type=_memory, default=256, metavar="SIZE", help="default: 256M"
+    )
+    run.add_argument("--cpus", type=_cpus, default=cpus, metavar="N", help=f"default: {cpus}")
+    run.add_argument("--kernel", metavar="PATH", help="default: $GCS_KERNEL, or what was built")
+    run.add_argument("--initrd", metavar="PATH", help="default: $GCS_INITRD, or what was built")
+    run.add_argument(
+        "--vhost-device-vsock",
+        metavar="PATH",
+        help="default: $GCS_VHOST_DEVICE_VSOCK, or what was built",
+    )
+    run.add_argument("-v", "--verbose", action="store_true", help="tell of every step")
+
+
+# -- values ------------------------------------------------------------------------------------
+
+
+def _memory(text: str) -> int:
+    """Return MiB of "256M" or "1G"."""
+    match = re.fullmatch(r"([0-9]{1,9})([MmGg])i?[Bb]?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 256M or 1G")
+    mib = int(match[1]) * (1024 if match[2] in "Gg" else 1)
+    if not _MIN_MEMORY_MIB <= mib <= _MAX_MEMORY_MIB:
+        raise argparse.ArgumentTypeError(
+            f"{text}: the least is {_MIN_MEMORY_MIB}M, the most 1024G"
+        )
+    return mib
+
+
+def _cpus(text: str) -> int:
+    return _number(text, 1, _MAX_CPUS)
+
+
+def _seconds(text: str) -> int:
+    return _number(text, 0, _MAX_STOP_S)
+
+
+def _number(text: str, least: int, most: int) -> int:
+    # Bounded in length: int() refuses thousands of digits in words of its own.
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most))):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {least} to {most}")
+    if not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {least} to {most}")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected 2 to 128 letters, digits, '_', '.' or '-', "
+            "and a letter or digit first"
+        )
+    return text
+
+
+def _signal(text: str) -> int:
+    try:
+        return signal_number(text)
+    except InvalidArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _published(text: str) -> str:
+    try:
+        return str(parse_published(text))
+    except InvalidArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _variable(text: str) -> str:
+    """Return KEY=VALUE; KEY alone gets our value, or is taken away when we have none."""
+    key, equals, _ = text.partition("=")
+    if not key:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected KEY=VALUE")
+    if not equals and key in os.environ:
+        return f"{key}={os.environ[key]}"
+    return text

@@ -1,0 +1,239 @@
+"""gcsctl: containers in utility VMs, from the command line.
+
+stdout carries the container's bytes, or what was asked for, and nothing else; what we have to
+say goes to stderr, with everything that comes from a guest or an image made printable. The exit
+status of `run` and `exec` is the command's (128 + N after signal N); 125 means that `run` has
+failed, 126 and 127 that the command could not be executed or found. When anything else fails,
+the status is 1.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from gcs.errors import CallError, ContainerNotFoundError, GcsError, InvalidArgumentError
+from gcs.host import containers
+from gcs.host.arguments import parser
+from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
+from gcs.host.attach import Ending
+from gcs.host.containers import Known, all_containers, find
+from gcs.host.display import ProgressDisplay, say_failure, show_containers, write_line
+from gcs.host.foreground import execute_in_foreground, run_detached, run_in_foreground
+from gcs.host.layers import default_cache_dir
+from gcs.host.state import remove_stale, root_folder
+from gcs.host.terminal import size
+from gcs.host.vm import find_vhost_vsock
+from gcs.wire.control import (
+    DescribeReply,
+    Execute,
+    NetworkMode,
+    Run,
+    ServiceState,
+    VmOptions,
+)
+
+__all__ = ["main"]
+
+#: We could not run it, as docker has it.
+_NOT_RUN = 125
+#: Any other verb.
+_FAILED = 1
+_STDERR = 2
+_INTERRUPTED = 128 + 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run gcsctl and return its exit status."""
+    _fill_standard_descriptors()
+    options = parser().parse_args(arguments)
+    verbs = {"run": _run, "exec": _execute, "ps": _list}
+    act = verbs.get(options.verb, _act_on_each)
+    try:
+        return trio.run(act, options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except (GcsError, OSError) as error:
+        say_failure(_sentence(error))
+        return _NOT_RUN if options.verb == "run" else _FAILED
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null where stdin, stdout or stderr are closed: a socket must not get 0 to 2."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def _sentence(error: GcsError | OSError) -> str:
+    if isinstance(error, CallError):
+        # What was asked of the service is no news to the user; what it says is.
+        return error.message
+    if isinstance(error, OSError):
+        return f"{error.filename or 'gcsctl'}: {error.strerror}"
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
+async def _root(display: ProgressDisplay | None = None) -> Path:
+    """Return the folder of all VMs, cleared of what services that died have left behind."""
+    root = root_folder()
+    for vm_id in await remove_stale(root):
+        (display or ProgressDisplay(verbose=False)).say(
+            f"removed what VM {vm_id} had left behind"
+        )
+    return root
+
+
+# -- run and exec ------------------------------------------------------------------------------
+
+
+async def _run(options: argparse.Namespace) -> int:
+    display = ProgressDisplay(verbose=bool(options.verbose))
+    await _root(display)
+    request = _run_request(options)
+    container_id = ""
+    try:
+        if request.detached:
+            ending, container_id = await run_detached(request, display.show)
+        else:
+            ending = await run_in_foreground(request, display.show)
+    finally:
+        display.stop()
+    if container_id:
+        write_line(container_id)
+    return _told(ending)
+
+
+def _told(ending: Ending) -> int:
+    if ending.refusal:
+        say_failure(ending.refusal)
+    return ending.exit_status
+
+
+def _run_request(options: argparse.Namespace) -> Run:
+    image = Path(options.image)
+    if not image.exists():
+        raise InvalidArgumentError(f"image {options.image}: no such file or folder")
+    height, width = size() if options.terminal else (0, 0)
+    return Run(
+        vm=_vm_options(options),
+        image=str(image.absolute()),
+        cache=str(default_cache_dir()),
+        arguments=tuple(options.command),
+        entrypoint=(options.entrypoint,) if options.entrypoint else (),
+        environment=tuple(options.environment),
+        name=options.name or "",
+        hostname=options.hostname,
+        network=_network(options),
+        ports=tuple(options.ports),
+        terminal=options.terminal,
+        height=height,
+        width=width,
+        stdin=options.stdin,
+        detached=options.detached,
+        # Nobody could ask for one that has no name and whose id was never told.
+        keep=not options.rm and bool(options.detached or options.name),
+    )
+
+
+def _network(options: argparse.Namespace) -> NetworkMode:
+    """Return what was asked for; a published port needs a network."""
+    if options.network == NetworkMode.NONE and options.ports:
+        raise InvalidArgumentError(f"-p {options.ports[0]}: --network none has no ports")
+    if options.network:
+        return NetworkMode(options.network)
+    return NetworkMode.USER if options.ports else NetworkMode.NONE
+
+
+def _vm_options(options: argparse.Namespace) -> VmOptions:
+    program = "" if find_vhost_vsock() else str(find_vsock_program(options.vhost_device_vsock))
+    return VmOptions(
+        kernel=str(find_kernel(options.kernel)),
+        initrd=str(find_initrd(options.initrd)),
+        vsock_program=program,
+        memory_mib=options.memory,
+        cpus=options.cpus,
+    )
+
+
+async def _execute(options: argparse.Namespace) -> int:
+    known = containers.running(find(await _root(), options.container))
+    height, width = size() if options.terminal else (0, 0)
+    request = Execute(
+        arguments=(options.program, *options.arguments),
+        environment=tuple(options.environment),
+        working_directory=options.working_directory,
+        user=options.user,
+        terminal=options.terminal,
+        height=height,
+        width=width,
+        stdin=options.stdin,
+        in_vm=options.vm,
+    )
+    return _told(await execute_in_foreground(known.folder, request))
+
+
+# -- lists -------------------------------------------------------------------------------------
+
+
+async def _list(options: argparse.Namespace) -> int:
+    found: list[DescribeReply] = []
+
+    async def ask(known: Known) -> None:
+        told = await containers.describe(known)
+        if told is not None:
+            found.append(told)
+
+    async with trio.open_nursery() as nursery:
+        for known in all_containers(await _root()):
+            nursery.start_soon(ask, known)
+    alive = (ServiceState.STARTING, ServiceState.RUNNING)
+    shown = [each for each in found if options.all or each.state in alive]
+    form = "ids" if options.quiet else "json" if options.json else "table"
+    show_containers(shown, form)
+    return 0
+
+
+# -- stop, kill, rm, wait ----------------------------------------------------------------------
+
+
+async def _act_on_each(options: argparse.Namespace) -> int:
+    """Do the same for each container that is named, in their order, whatever fails."""
+    act = _action(options)
+    root, status = await _root(), 0
+    for text in options.containers:
+        try:
+            write_line(await act(find(root, text)) or text)
+        except ContainerNotFoundError as error:
+            say_failure(str(error))
+            # Docker's: what is not there is as good as removed.
+            status = status if options.verb == "rm" and options.force else _FAILED
+        except (GcsError, OSError) as error:
+            say_failure(_sentence(error))
+            status = _FAILED
+    return status
+
+
+def _action(options: argparse.Namespace) -> Callable[[Known], Awaitable[str | None]]:
+    """Return what to do; what it returns is printed, or else the name as it was given."""
+    match options.verb:
+        case "stop":
+            return partial(containers.stop, seconds=options.seconds)
+        case "kill":
+            return partial(containers.kill, number=options.signal)
+        case "rm":
+            return partial(containers.remove, force=options.force)
+        case _:
+            return _wait
+
+
+async def _wait(known: Known) -> str:
+    return str(await containers.wait(known))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""One container in a utility VM: from the layers on the host to the exit status, and back.
+
+Every step is a call over the bridge and, where a device is needed, one over QMP before it. The
+calls are to be made in this order; `remove` and `unmount_layers` take things down in reverse.
+
+Paths in the guest: layer n at /run/layers/p<n>, the scratch disk at
+/run/mounts/scsi/0_<lun>_0, the bundle at /run/gcs/c/<cid>.
+
+Source: PROTOCOL.md.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from gcs.errors import CallError, GcsError, Hresult, WrongStateError
+from gcs.host.background import together
+from gcs.host.bridge import call, modify
+from gcs.host.client import Client
+from gcs.host.deadline import deadline
+from gcs.host.process import Process, Streams, start_process
+from gcs.host.vm import Vm
+from gcs.host.vsock import Ports
+from gcs.wire import messages, resource
+from gcs.wire.control import StreamName
+from gcs.wire.resource import RequestType, ResourceType
+from gcs.wire.schema import NULL_CONTAINER_ID
+
+__all__ = [
+    "CommandRefusedError",
+    "Container",
+    "mount_layers",
+    "rootfs_path",
+    "run_in_vm",
+    "unmount_layers",
+]
+
+#: The exit notification follows the reply to the wait at once.
+_NOTIFICATION_S = 5.0
+_SCHEMA = messages.SchemaVersion(major=2, minor=1)
+_LUN = 0
+_SCRATCH = f"/run/mounts/scsi/0_{_LUN}_0"
+
+#: How the OCI runtimes name the execution of the command in an error: runc `exec: "x": …`, crun
+#: "executable file `x` not found", "exec container process `x`", "open executable: …".
+_EXECUTION = re.compile(r"\bexec(:|utable| container process)", re.IGNORECASE)
+_MISSING = re.compile(r"not found|no such file or directory", re.IGNORECASE)
+_UNUSABLE = re.compile(r"permission denied|exec format error|is a directory", re.IGNORECASE)
+#: As shells have it.
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+class CommandRefusedError(GcsError):
+    """The OCI runtime can't execute the command; the text is its own sentence."""
+
+    def __init__(self, sentence: str, exit_status: int) -> None:
+        super().__init__(sentence)
+        #: as shells have it: 127 not found, 126 not executable
+        self.exit_status = exit_status
+
+
+def rootfs_path(cid: str) -> str:
+    """Return a container's root in the guest."""
+    return f"/run/gcs/c/{cid}/rootfs"
+
+
+# -- layers and scratch ------------------------------------------------------------------------
+
+
+async def mount_layers(vm: Vm, client: Client, images: Sequence[Path]) -> None:
+    """Plug in the layers, bottom first, and the scratch disk, all at once, and mount them."""
+    layers = [partial(_mount_layer, vm, client, *item) for item in enumerate(images)]
+    await together(partial(_mount_scratch, vm, client), *layers)
+
+
+async def _mount_layer(vm: Vm, client: Client, number: int, image: Path) -> None:
+    await vm.add_layer(number, image)
+    await modify(client, RequestType.ADD, ResourceType.VPMEM_DEVICE, _layer(number))
+
+
+def _layer(number: int) -> resource.VPMemDevice:
+    return resource.VPMemDevice(device_number=number, mount_path=f"/run/layers/p{number}")
+
+
+async def _mount_scratch(vm: Vm, client: Client) -> None:
+    await vm.add_disk(_LUN, "/dev/fdset/1")
+    await modify(client, RequestType.ADD, ResourceType.MAPPED_VIRTUAL_DISK, _scratch_disk())
+
+
+def _scratch_disk() -> resource.MappedVirtualDisk:
+    return resource.MappedVirtualDisk(
+        mount_path=_SCRATCH, lun=_LUN, ensure_filesystem=True, filesystem="ext4"
+    )
+
+
+async def unmount_layers(vm: Vm, client: Client, count: int) -> None:
+    """Unmount what `mount_layers` mounted, and unplug the scratch disk."""
+    remove = partial(modify, client, RequestType.REMOVE)
+    await remove(ResourceType.MAPPED_VIRTUAL_DISK, _scratch_disk())
+    await remove(ResourceType.SCSI_DEVICE, resource.ScsiDevice(lun=_LUN))
+    await vm.remove_disk(_LUN)
+    await together(
+        *(partial(remove, ResourceType.VPMEM_DEVICE, _layer(number)) for number in range(count))
+    )
+
+
+# -- the container -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Container:
+    """A container that `create` has made."""
+
+    vm: Vm
+    client: Client
+    cid: str
+    _init: Process | None = field(default=None, init=False)
+
+    @property
+    def init(self) -> Process:
+        """Its first process. Raises WrongStateError before `start` has started it."""
+        if self._init is None:
+            raise WrongStateError(f"container {self.cid}: has not started")
+        return self._init
+
+    async def create(self, spec: dict[str, object], layer_count: int) -> None:
+        """Stitch the layers and hand over the spec.
+
+        Raises CommandRefusedError when the OCI runtime can't execute the command.
+        """
+        # Topmost first, as overlayfs has it.
+        layers = [_layer(number).mount_path for number in reversed(range(layer_count))]
+        root = resource.CombinedLayers(
+            container_id=self.cid,
+            container_root_path=rootfs_path(self.cid),
+            layers=tuple(resource.Layer(path=path) for path in layers),
+            scratch_path=self._scratch_path(),
+        )
+        await modify(self.client, RequestType.ADD, ResourceType.COMBINED_LAYERS, root)
+        config = messages.ContainerConfig(
+            schema_version=_SCHEMA,
+            oci_bundle_path=f"/run/gcs/c/{self.cid}",
+            oci_specification=spec,
+            scratch_dir_path=self._scratch_path(),
+        )
+        try:
+            await call(
+                self.client, messages.Create(container_id=self.cid, container_config=config)
+            )
+        except CallError as error:
+            raise _refusal(error) or error from error
+
+    def _scratch_path(self) -> str:
+        return f"{_SCRATCH}/scratch/{self.cid}"
+
+    async def start(
+        self, ports: Ports, streams: Sequence[StreamName], *, terminal: bool
+    ) -> Streams:
+        """Start init and return its streams' connections.
+
+        Raises CommandRefusedError when the OCI runtime can't execute the command.
+        """
+        await call(self.client, messages.Start(container_id=self.cid))
+        parameters = messages.ProcessParameters(emulate_console=terminal)
+        self._init, connections = await self._start(parameters, ports, streams)
+        return connections
+
+    async def execute(
+        self, ports: Ports, streams: Sequence[StreamName], process: dict[str, object]
+    ) -> tuple[Process, Streams]:
+        """Start one more process in the container.
+
+        Args:
+            ports: Of the VM.
+            streams: Those to connect.
+            process: As the OCI runtime spec has it.
+
+        Raises CommandRefusedError when the OCI runtime can't execute the command.
+        """
+        parameters = messages.ProcessParameters(
+            emulate_console=process.get("terminal") is True, oci_process=process
+        )
+        return await self._start(parameters, ports, streams)
+
+    async def _start(
+        self,
+        parameters: messages.ProcessParameters,
+        ports: Ports,
+        streams: Sequence[StreamName],
+    ) -> tuple[Process, Streams]:
+        numbers = {name: ports.take() for name in streams}
+        try:
+            return await start_process(
+                self.vm.vsock, self.client, self.cid, parameters, numbers
+            )
+        except CallError as error:
+            raise _refusal(error) or error from error
+
+    async def wait_notification(self) -> messages.ContainerNotification:
+        """Take the container's exit notification, which follows the reply to the wait.
+
+        What the guest says of containers that are not here is passed over.
+        """
+        with deadline(_NOTIFICATION_S, f"container {self.cid}: its exit notification"):
+            async for notification in self.client.notifications:
+                if isinstance(notification, messages.ContainerNotification) and (
+                    notification.container_id == self.cid
+                ):
+                    return notification
+        raise GcsError(f"container {self.cid}: the bridge ended before its exit notification")
+
+    async def remove(self) -> None:
+        """Forget a container whose init has exited, and unmount its root."""
+        await call(self.client, messages.DeleteContainerState(container_id=self.cid))
+        root = resource.CombinedLayers(
+            container_id=self.cid, container_root_path=rootfs_path(self.cid)
+        )
+        await modify(self.client, RequestType.REMOVE, ResourceType.COMBINED_LAYERS, root)
+
+
+def _refusal(error: CallError) -> CommandRefusedError | None:
+    """Return what an OCI runtime says about the command; None for any other words."""
+    status = refusal_status(error.message)
+    return None if status is None else CommandRefusedError(error.message, status)
+
+
+def refusal_status(sentence: str) -> int | None:
+    """Return 127 or 126 when an OCI runtime's sentence is about the command, else None."""
+    if not _EXECUTION.search(sentence):
+        return None
+    if _UNUSABLE.search(sentence):
+        return _NOT_EXECUTABLE
+    return _NOT_FOUND if _MISSING.search(sentence) else None
+
+
+# -- processes of the VM -----------------------------------------------------------------------
+
+
+async def run_in_vm(
+    vm: Vm,
+    client: Client,
+    parameters: messages.ProcessParameters,
+    ports: Ports,
+    streams: Sequence[StreamName],
+) -> tuple[Process, Streams]:
+    """Start a process in the VM's own namespaces, as root.
+
+    Raises CommandRefusedError when the VM has no such program.
+    """
+    numbers = {name: ports.take() for name in streams}
+    try:
+        return await start_process(vm.vsock, client, NULL_CONTAINER_ID, parameters, numbers)
+    except CallError as error:
+        if error.result == Hresult.ERR_NOT_FOUND:
+            raise CommandRefusedError(error.message, _NOT_FOUND) from error
+        raise

@@ -1,0 +1,144 @@
+"""The answering side of the control socket: who may connect, and one task for each request.
+
+What a request does is the service's; here it is read, handed over, and answered once, with the
+descriptors that belong to the answer.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from gcs.errors import GcsError, ProtocolError
+from gcs.host.fdstream import FdStream
+from gcs.wire.connection import GuestConnection, RequestReceived, RequestRefused
+from gcs.wire.control import CONTROL
+from gcs.wire.schema import Notification, Reply, Request
+
+__all__ = ["Answer", "Conversation", "Handler", "serve_control"]
+
+#: Clients that wait to be accepted: gcsctl commands that are started at the same moment.
+_BACKLOG = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply and the descriptors to send with it; they are closed afterwards."""
+
+    reply: Reply
+    fds: Sequence[int] = ()
+
+
+Handler = Callable[["Conversation", Request[Reply]], Awaitable[Answer]]
+
+
+class Conversation:
+    """One connected client."""
+
+    def __init__(self, stream: FdStream) -> None:
+        self._stream = stream
+        self._connection = GuestConnection(CONTROL)
+        self._lock = trio.Lock()
+        self._unanswered = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no request waits for its answer."""
+        await self._idle.wait()
+
+    async def serve(self, handler: Handler) -> None:
+        """Answer requests until the client is gone; what is unanswered then is cancelled."""
+        async with trio.open_nursery() as nursery:
+            try:
+                while data := await self._stream.receive_some():
+                    self._connection.receive_data(data)
+                    for event in self._connection.events():
+                        self._count(+1)
+                        nursery.start_soon(self._answer, event, handler)
+            except (ProtocolError, trio.BrokenResourceError):
+                pass  # a client that breaks off or talks nonsense is gone like any other
+            finally:
+                nursery.cancel_scope.cancel()
+                await trio.aclose_forcefully(self._stream)
+
+    def _count(self, change: int) -> None:
+        if self._unanswered == 0:
+            self._idle = trio.Event()
+        self._unanswered += change
+        if self._unanswered == 0:
+            self._idle.set()
+
+    async def _answer(self, event: RequestReceived | RequestRefused, handler: Handler) -> None:
+        try:
+            if isinstance(event, RequestRefused):
+                await self._send(self._connection.refuse(event.message_id, event.error))
+            else:
+                await self._handle(event, handler)
+        finally:
+            self._count(-1)
+
+    async def _handle(self, event: RequestReceived, handler: Handler) -> None:
+        try:
+            answer = await handler(self, event.request)
+        except GcsError as error:
+            await self._send(self._connection.refuse(event.message_id, error))
+            return
+        try:
+            data = self._connection.reply(event.message_id, answer.reply)
+            await self._send(data, answer.fds)
+        finally:
+            for fd in answer.fds:
+                os.close(fd)
+
+    async def notify(self, notification: Notification) -> None:
+        """Say something unasked; a client that is gone does not hear it."""
+        await self._send(self._connection.notify(notification))
+
+    async def _send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        try:
+            async with self._lock:
+                if fds:
+                    await self._stream.send_with_fds(data, fds)
+                else:
+                    await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # its reader sees the same end
+
+
+async def serve_control(
+    path: Path,
+    handler: Handler,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve whoever connects to the socket at a path and is its owner; until cancelled."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        accepting = trio.socket.from_stdlib_socket(listener)
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                connection, _ = await accepting.accept()
+                stdlib = _detached(connection)
+                if _peer_uid(stdlib) in (os.getuid(), 0):
+                    nursery.start_soon(Conversation(FdStream(stdlib)).serve, handler)
+                else:
+                    stdlib.close()
+
+
+def _detached(connection: trio.socket.SocketType) -> socket.socket:
+    return socket.socket(fileno=connection.detach())
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    """Return the user that connected. Source: unix(7), struct ucred."""
+    layout = struct.Struct("3i")
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
+    _, uid, _ = layout.unpack(raw)
+    return int(uid)

@@ -1,0 +1,130 @@
+"""Find the files of an OCI image layout, in a folder or in a tar of one, without unpacking it.
+
+It knows where bytes lie and whether they are there, not what they say: that is `images`.
+
+Source: OCI image-spec image-layout.md.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import BinaryIO
+
+from gcs.errors import GcsError
+from gcs.host.blob import Blob, check_digest
+from gcs.host.layer_tar import Kind, TarReader
+
+__all__ = ["Layout", "LayoutError", "open_layout"]
+
+#: index.json, manifests and configs: registries and engines stop at 4 MiB.
+MAX_DOCUMENT_BYTES = 4 << 20
+
+#: Files in a tar of a layout: 128 layers and their documents make hundreds.
+MAX_MEMBERS = 100_000
+
+#: First three bytes of gzip, zstd, bzip2 and xz.
+_COMPRESSED = (b"\x1f\x8b\x08", b"\x28\xb5\x2f", b"BZh", b"\xfd7z")
+
+
+class LayoutError(GcsError):
+    """A path is no OCI image layout, or a file of it is missing; the text lacks the path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A layout's folder, or its tar with an index of what lies where in it."""
+
+    path: Path
+    #: Offset and size by name, of a tar; None for a folder.
+    members: dict[str, tuple[int, int]] | None
+
+    def document(self, name: str) -> bytes:
+        """Return the bytes of a small file that has no digest (oci-layout, index.json)."""
+        found = self._find(name)
+        if found is None:
+            raise LayoutError(f"has no {name}")
+        path, offset, size = found
+        if size > MAX_DOCUMENT_BYTES:
+            raise LayoutError(f"{name} has {size} bytes")
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def has(self, name: str) -> bool:
+        """Say whether a file of that name is there."""
+        return self._find(name) is not None
+
+    def blob(self, digest: str, size: int) -> Blob:
+        """Return where a blob lies.
+
+        Raises:
+            LayoutError: it is not there or has another size than its descriptor says.
+            BlobError: that is no digest.
+        """
+        algorithm, _, encoded = check_digest(digest).partition(":")
+        found = self._find(f"blobs/{algorithm}/{encoded}")
+        if found is None:
+            raise LayoutError(f"has no blob {digest}")
+        path, offset, held = found
+        if held != size:
+            raise LayoutError(f"blob {digest} has {held} bytes, not {size}")
+        return Blob(digest=digest, path=path, offset=offset, size=size)
+
+    def verified(self, digest: str, size: int) -> bytes:
+        """Return a small blob's bytes, digest checked."""
+        if size > MAX_DOCUMENT_BYTES:
+            raise LayoutError(f"document {digest} has {size} bytes")
+        return self.blob(digest, size).read()
+
+    def _find(self, name: str) -> tuple[Path, int, int] | None:
+        if self.members is not None:
+            place = self.members.get(name)
+            return (self.path, *place) if place else None
+        path = self.path / name
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        # A pipe or a device in its place would hang or never end.
+        return (path, 0, status.st_size) if S_ISREG(status.st_mode) else None
+
+
+def open_layout(path: Path) -> Layout:
+    """Return the layout in a folder or a tar; reads a tar's headers, not its contents.
+
+    Raises:
+        LayoutError: it is neither.
+        TarError: the tar is damaged.
+        OSError: there is no such path.
+    """
+    path = path.absolute()
+    mode = path.stat().st_mode
+    if S_ISDIR(mode):
+        return Layout(path=path, members=None)
+    if not S_ISREG(mode):
+        raise LayoutError("neither a folder nor a file")
+    with path.open("rb") as file:
+        if file.read(3) in _COMPRESSED:
+            raise LayoutError("a compressed archive; only a plain tar can be read in place")
+        file.seek(0)
+        return Layout(path=path, members=_members(file))
+
+
+def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
+    """Return offset and size of each plain file, by its name without a leading `./`."""
+    end = os.fstat(file.fileno()).st_size
+    if end < 1024:
+        raise LayoutError("neither an image layout nor a tar of one")
+    reader = TarReader(file.read, skip=lambda count: file.seek(count, os.SEEK_CUR))
+    members: dict[str, tuple[int, int]] = {}
+    for entry in reader:
+        if reader.offset + entry.size > end:
+            raise LayoutError(f"tar ends inside {entry.path!r}")
+        # A sparse blob would lie in pieces; it is left out and so reported as missing.
+        if entry.kind is Kind.FILE and sum(piece[1] for piece in entry.pieces) == entry.size:
+            name = os.fsdecode(entry.path).removeprefix("./")
+            members[name] = (reader.offset, entry.size)
+        if len(members) > MAX_MEMBERS:
+            raise LayoutError(f"tar of over {MAX_MEMBERS} files")
+    return members

@@ -1,0 +1,300 @@
+"""Every message between gcsctl and the service that owns a VM.
+
+The frames are those of the bridge, in a category of their own and in CBOR. Both ends are ours
+and of one version, so the records are closed: an unknown member is an error.
+
+Descriptors travel beside the frames (SCM_RIGHTS), with the first byte of the reply that names
+them in `streams`.
+
+Legality: a connection may send anything at any time; a request that does not fit the state of
+the container is refused with InvalidState. Room is left for more verbs: numbers are never
+reused.
+"""
+
+from enum import IntEnum, StrEnum
+
+from gcs.wire.frame import Category
+from gcs.wire.schema import (
+    Catalogue,
+    Int32,
+    Message,
+    Notification,
+    Reply,
+    Request,
+    Row,
+    UInt8,
+    UInt16,
+    UInt32,
+    UInt64,
+)
+
+__all__ = [
+    "CONTROL",
+    "Describe",
+    "DescribeReply",
+    "Execute",
+    "ExecuteReply",
+    "NetworkMode",
+    "Progress",
+    "ProgressState",
+    "Remove",
+    "Resize",
+    "Run",
+    "RunReply",
+    "ServiceState",
+    "Signal",
+    "Stop",
+    "StreamName",
+    "VmOptions",
+    "Wait",
+    "WaitReply",
+]
+
+
+class Verb(IntEnum):
+    """Message numbers of the service category."""
+
+    DESCRIBE = 1
+    RUN = 2
+    WAIT = 3
+    SIGNAL = 4
+    RESIZE = 5
+    STOP = 6
+    EXECUTE = 7
+    REMOVE = 8
+
+
+#: The number of the one notification.
+PROGRESS_NUMBER = 1
+
+
+class StreamName(StrEnum):
+    """A stream of a process, in the order in which descriptors are sent."""
+
+    STDIN = "stdin"
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+class VmOptions(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to make the VM of; all paths are absolute."""
+
+    kernel: str
+    initrd: str
+    #: empty: the kernel has vhost-vsock
+    vsock_program: str = ""
+    memory_mib: UInt32 = 256
+    cpus: UInt32 = 2
+
+
+class NetworkMode(StrEnum):
+    """What a container's network is."""
+
+    #: loopback alone
+    NONE = "none"
+    #: QEMU's own, out of this machine as its user
+    USER = "user"
+
+
+class ServiceState(StrEnum):
+    """Where the container of a service is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    EXITED = "exited"
+    FAILED = "failed"
+
+
+class DescribeReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this service owns, for a list; on disk, what is left of an ended container."""
+
+    #: 64 hexadecimal digits; the first 12 name its state folder
+    container_id: str
+    name: str = ""
+    image: str = ""
+    command: tuple[str, ...] = ()
+    state: ServiceState = ServiceState.STARTING
+    #: seconds of the Unix epoch; 0: not yet
+    created_at: UInt64 = 0
+    started_at: UInt64 = 0
+    finished_at: UInt64 = 0
+    #: once it is "exited"; 128 + N after signal N
+    exit_status: UInt32 = 0
+    #: why it is "failed": the container's exit status is not known then
+    error: str = ""
+
+
+class Describe(Request[DescribeReply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask a service what it owns. Always legal."""
+
+
+class RunReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The container's init runs, or the OCI runtime refused to start it."""
+
+    container_id: str = ""
+    #: in the VM; 0 when refused
+    process_id: UInt32 = 0
+    #: each has a descriptor with this reply, in this order; none when detached
+    streams: tuple[StreamName, ...] = ()
+    #: the runtime's own sentence when it could not execute the command
+    refusal: str = ""
+    #: 127: no such command; 126: it can't be executed
+    refusal_status: UInt8 = 0
+
+
+class Run(Request[RunReply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Boot the VM and start a container in it. Legal once, on the first connection.
+
+    When that connection ends, so does the VM, unless the container is detached and this has
+    been answered.
+    """
+
+    vm: VmOptions
+    #: OCI layout, a folder or a tar; absolute
+    image: str
+    #: where layers are kept as file systems; absolute
+    cache: str
+    #: the command; empty: the image's
+    arguments: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    #: KEY=VALUE, over the image's
+    environment: tuple[str, ...] = ()
+    name: str = ""
+    hostname: str = ""
+    network: NetworkMode = NetworkMode.NONE
+    #: [IP:]PORT:CONTAINER-PORT[/udp]
+    ports: tuple[str, ...] = ()
+    terminal: bool = False
+    #: of the terminal; 0: unknown
+    height: UInt16 = 0
+    width: UInt16 = 0
+    stdin: bool = False
+    #: the service keeps the streams, and goes on when its first connection ends
+    detached: bool = False
+    #: leave a record of the end in the state folder, until Remove
+    keep: bool = False
+
+
+class ExecuteReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The process runs, or it could not be started for what its command is."""
+
+    #: in the VM; 0 when refused
+    process_id: UInt32 = 0
+    #: each has a descriptor with this reply, in this order
+    streams: tuple[StreamName, ...] = ()
+    refusal: str = ""
+    #: 127: no such command; 126: it can't be executed
+    refusal_status: UInt8 = 0
+
+
+class Execute(Request[ExecuteReply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Start one more process in the container, or in the VM. Legal while the container runs.
+
+    The process outlives the connection that asked for it.
+    """
+
+    arguments: tuple[str, ...]
+    #: KEY=VALUE, over the container's
+    environment: tuple[str, ...] = ()
+    #: empty: the container's
+    working_directory: str = ""
+    #: as in an image's configuration; empty: the container's
+    user: str = ""
+    terminal: bool = False
+    #: of the terminal; 0: unknown
+    height: UInt16 = 0
+    width: UInt16 = 0
+    stdin: bool = False
+    #: in the VM's own namespaces, as root
+    in_vm: bool = False
+
+
+class WaitReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The process has exited and its output has been sent."""
+
+    #: 128 + N after signal N
+    exit_status: UInt32
+
+
+class Wait(Request[WaitReply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Wait for the end of a process.
+
+    For the container's init always legal; for another once: the answer forgets the process.
+    """
+
+    #: as Execute has answered; 0: the container's init
+    process_id: UInt32 = 0
+
+
+class Signal(Request[Reply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Send a signal to a process. Legal while the container runs."""
+
+    signal: Int32
+    #: as Execute has answered; 0: the container's init
+    process_id: UInt32 = 0
+
+
+class Resize(Request[Reply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Set the window size of a process's terminal. Legal while it runs and has one."""
+
+    height: UInt16
+    width: UInt16
+    #: as Execute has answered; 0: the container's init
+    process_id: UInt32 = 0
+
+
+class Stop(Request[Reply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask the container's init to end, and kill it when it does not. Always legal.
+
+    Answered once it has exited. What has not started yet is ended with its VM.
+    """
+
+    #: how long it may take before SIGKILL
+    seconds: UInt32 = 10
+
+
+class Remove(Request[Reply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """End the VM at once, and leave no record.
+
+    Legal when the container has exited, or by force. Answered before the end, when the name is
+    free again.
+    """
+
+    force: bool = False
+
+
+class ProgressState(StrEnum):
+    """Where a step is."""
+
+    BEGUN = "begun"
+    ADVANCED = "advanced"
+    DONE = "done"
+
+
+class Progress(Notification, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A step towards the running container, for a person to watch."""
+
+    #: as "boot the kernel"; the same word begins and ends a step
+    step: str
+    state: ProgressState
+    #: more about it, as "layer 2 of 7: converting"
+    detail: str = ""
+    #: since the step began
+    milliseconds: UInt32 = 0
+
+
+#: All that gcsctl can ask of a service, and what a service says unasked.
+CONTROL = Catalogue(
+    category=Category.SERVICE,
+    rows=(
+        Row(Verb.DESCRIBE, Describe, DescribeReply),
+        Row(Verb.RUN, Run, RunReply),
+        Row(Verb.WAIT, Wait, WaitReply),
+        Row(Verb.SIGNAL, Signal, Reply),
+        Row(Verb.RESIZE, Resize, Reply),
+        Row(Verb.STOP, Stop, Reply),
+        Row(Verb.EXECUTE, Execute, ExecuteReply),
+        Row(Verb.REMOVE, Remove, Reply),
+    ),
+    notifications={PROGRESS_NUMBER: Progress},
+)

@@ -1,0 +1,1 @@
+"""The tests: unit, property, root (a real kernel) and vm (a booted one)."""

@@ -1,0 +1,139 @@
+"""A stage for gcsctl: folders of its own, stand-ins for QEMU and its helper, a small image."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.support.oci import layer_tar, member, write_layout
+
+__all__ = ["Stage", "make_stage", "our_processes", "services"]
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Names of the programs that a VM is made of.
+_PROGRAMS = ("qemu-system", "vhost-device-vsock", "gcs.host.service")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where gcsctl runs, and what it is to find there."""
+
+    environment: Mapping[str, str]
+    image: Path
+    runtime: Path
+    state: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of a gcsctl."""
+        return [sys.executable, "-m", "gcs.host.cli", *arguments]
+
+    def start(
+        self, *arguments: str, terminal: int = subprocess.PIPE
+    ) -> "subprocess.Popen[bytes]":
+        """Start gcsctl; its streams are pipes, or all of them the terminal."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            env=self.environment,
+            cwd=ROOT,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+
+    def run(
+        self, *arguments: str, stdin: bytes = b"", timeout_s: float = 60
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run gcsctl to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            cwd=ROOT,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def attacked(self, attack: str) -> "Stage":
+        """Return this stage with a guest that does its worst (tests.support.hostile_guest)."""
+        hostile = {"GCS_TEST_GUEST": "tests.support.hostile_guest", "GCS_TEST_ATTACK": attack}
+        return replace(self, environment={**self.environment, **hostile})
+
+    def leftovers(self) -> list[str]:
+        """Return what is still there of any VM: processes, and entries of the state folder."""
+        folder = self.runtime / "gcs"
+        folders = [path.name for path in folder.iterdir()] if folder.exists() else []
+        return [*our_processes(self.environment), *(n for n in folders if n[0] != ".")]
+
+
+def our_processes(environment: Mapping[str, str]) -> list[str]:
+    """Return the programs of VMs that run with the XDG_RUNTIME_DIR of this environment."""
+    mark = f"XDG_RUNTIME_DIR={environment['XDG_RUNTIME_DIR']}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().split(b"\0")
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        # Both are empty for a zombie.
+        if mark in variables and any(name in words for name in _PROGRAMS):
+            found.append(words)
+    return found
+
+
+def make_stage(folder: Path, **config: object) -> Stage:
+    """Make a stage whose programs are those of tests.support.vm.
+
+    Args:
+        folder: Short: sockets lie below it.
+        config: Of the image, over a command that does nothing.
+    """
+    programs = folder / "bin"
+    for name in ("bin", "run", "state", "cache", "tmp"):
+        (folder / name).mkdir(mode=0o700)
+    _write_program(programs / "qemu-system-x86_64", "qemu")
+    _write_program(programs / "vhost-device-vsock", "vsock")
+    for name in ("kernel", "initrd"):
+        (folder / name).write_bytes(b"")
+    tar = layer_tar([member("etc/passwd", b"root:x:0:0::/:/bin/sh\nneko:x:77:88::/:/bin/sh\n")])
+    image = write_layout(folder / "image", [tar], config={"Cmd": ["true"], **config})
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "XDG_RUNTIME_DIR": str(folder / "run"),
+        "XDG_STATE_HOME": str(folder / "state"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "TMPDIR": str(folder / "tmp"),
+        "GCS_KERNEL": str(folder / "kernel"),
+        "GCS_INITRD": str(folder / "initrd"),
+        "GCS_VHOST_DEVICE_VSOCK": str(programs / "vhost-device-vsock"),
+    }
+    return Stage(environment, image, folder / "run", folder / "state")
+
+
+def _write_program(path: Path, role: str) -> None:
+    """Write a program that runs in this interpreter and finds this checkout."""
+    # A guest under KVM can't be run, which the probe is to find out, and soon.
+    path.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *accel=kvm*) echo "no KVM in a test" >&2; exit 1;; esac\n'
+        f"PYTHONPATH={ROOT} exec {sys.executable} "
+        f'-m "${{GCS_TEST_GUEST:-tests.support.vm}}" {role} "$@"\n'
+    )
+    path.chmod(0o755)
+
+
+def services() -> list[tuple[int, str]]:
+    """Return the services that run, each with its pid and its command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since it was listed
+        if "gcs.host.service" in words:
+            found.append((int(path.parent.name), words))
+    return found

@@ -1,0 +1,1 @@
+"""Tests that any user can run, without privileges or network."""

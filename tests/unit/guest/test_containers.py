@@ -1,0 +1,92 @@
+"""Containers whose runtime makes plain processes: what their end brings about."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from gcs.guest import dispatch
+from gcs.guest.agent import Agent, State
+from gcs.guest.handlers import create
+from gcs.guest.reaper import Children
+from gcs.guest.transport import UnixTransport
+from gcs.linux import cgroup
+from gcs.wire.messages import (
+    ContainerConfig,
+    Create,
+    DeleteContainerState,
+    ExecuteProcess,
+    ExecuteProcessSettings,
+    ProcessParameters,
+    SchemaVersion,
+)
+from tests.support.fake_runtime import FakeRuntime
+
+
+@pytest.fixture
+async def agent(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Agent]:
+    """Return an agent that makes no real containers, and kills in no real cgroup."""
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    runtime = FakeRuntime(Children())
+    yield Agent(UnixTransport(tmp_path), runtime.children, runtime, nursery)
+    runtime.close()
+
+
+def _runtime(agent: Agent) -> FakeRuntime:
+    assert isinstance(agent.runc, FakeRuntime)
+    return agent.runc
+
+
+async def _start(agent: Agent, folder: Path, pid_namespace: bool = True) -> int:
+    """Start a container; return its init's pid."""
+    kinds = ["mount", *(["pid"] if pid_namespace else [])]
+    spec: dict[str, object] = {
+        "root": {"path": str(folder)},
+        "process": {"args": ["true"], "cwd": "/"},
+        "linux": {"namespaces": [{"type": kind} for kind in kinds]},
+    }
+    config = ContainerConfig(
+        schema_version=SchemaVersion(major=2, minor=1),
+        oci_bundle_path=str(folder / "bundle"),
+        oci_specification=spec,
+    )
+    await dispatch.dispatch(agent, Create(container_id="c", container_config=config))
+    settings = ExecuteProcessSettings(process_parameters=ProcessParameters())
+    await dispatch.dispatch(agent, ExecuteProcess(container_id="c", settings=settings))
+    init = agent.containers["c"].init
+    assert init is not None
+    return init.pid
+
+
+async def test_an_exit_is_told_though_the_rest_can_not_be_killed(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A privileged container can make its cgroup one that has no kill."""
+    monkeypatch.setattr(create, "_WAIT_GRACE_S", 0)
+    pid = await _start(agent, tmp_path, pid_namespace=False)
+    container = agent.containers["c"]
+    (cgroup.folder(container.cgroup) / "cgroup.kill").mkdir(parents=True)
+    changed = agent.exits_changed
+    _runtime(agent).end(pid, 3)
+    with trio.fail_after(5):
+        await changed.wait()
+    assert container.state is State.STOPPED
+    assert [exit_.container_id for exit_ in agent.exits] == ["c"]
+
+
+async def test_a_deletion_tells_the_exit_at_once(agent: Agent, tmp_path: Path) -> None:
+    """Nobody can ask for it any more, and the id may be used again."""
+    pid = await _start(agent, tmp_path)
+    container = agent.containers["c"]
+    assert container.init is not None
+    _runtime(agent).end(pid, 3)
+    await container.init.finished.wait()
+    assert agent.exits == []
+    changed = agent.exits_changed
+    await dispatch.dispatch(agent, DeleteContainerState(container_id="c"))
+    with trio.fail_after(1):
+        await changed.wait()
+    assert [exit_.container_id for exit_ in agent.exits] == ["c"]

@@ -1,0 +1,1 @@
+"""Golden frames: each message of both catalogues as bytes, in both encodings."""
