@@ -43,9 +43,13 @@ class LineWriter(logging.Handler):
         atexit.register(self.finish)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put a line in the queue, or leave it out; the caller holds the lock."""
+        """Put a line in the queue, or leave it out; the caller holds the lock.
+
+        Once one is left out, so are those after it until all that waits has been written and
+        the gap has been said: there is one gap, and the line about it stands where it is.
+        """
         line = self.format(record).encode() + b"\n"
-        if self._waiting + len(line) > _MAX_WAITING:
+        if self._lost or self._waiting + len(line) > _MAX_WAITING:
             self._lost += 1
             return
         self._waiting += len(line)
