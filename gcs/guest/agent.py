@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
@@ -119,7 +118,7 @@ class Container:
         self.cgroup = prepared.cgroup
         self.rlimits = prepared.rlimits
         self.user = prepared.user
-        self.root = str(Path(self.bundle, prepared.root))
+        self.root = prepared.root
         self.has_terminal = prepared.has_terminal
         self.owns_pid_namespace = prepared.owns_pid_namespace
 

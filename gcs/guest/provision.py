@@ -21,7 +21,7 @@ from gcs.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from gcs.guest.resources import cgroup_settings
 from gcs.guest.spec import files, gpu
 from gcs.guest.spec.annotations import Annotations
-from gcs.guest.spec.document import PATH, Tree, map_of, named_map, path_of
+from gcs.guest.spec.document import Tree, map_of, named_map, rootfs_of
 from gcs.guest.spec.fixups import Facts, Place, Wanted
 from gcs.guest.spec.kinds import Kind
 from gcs.guest.spec.mounts import HUGEPAGES, SHARED, SHARED_TMPFS, SharedFolder
@@ -37,7 +37,6 @@ __all__ = [
     "lay_out",
     "logs_of",
     "remove_folder",
-    "rootfs_of",
     "tear_down",
 ]
 
@@ -113,11 +112,6 @@ class Layout:
     unpin: ExitStack
     #: name of the folder in the container's root; "" without one
     security_context: str
-
-
-def rootfs_of(spec: Tree, bundle: str) -> str:
-    """Return a container's root; a relative one is below its bundle, as the runtime has it."""
-    return posixpath.join(bundle, path_of(map_of(spec, "root"), "path", f"{PATH}.root"))
 
 
 def logs_of(root: str) -> str:

@@ -21,7 +21,7 @@ from gcs.guest.agent import Agent, Container
 from gcs.guest.log import fields
 from gcs.guest.spec import annotations, fixups, kinds, network
 from gcs.guest.spec.annotations import Annotations
-from gcs.guest.spec.document import Tree
+from gcs.guest.spec.document import Tree, rootfs_of
 from gcs.guest.spec.fixups import Facts, Place, Prepared, Wanted
 from gcs.guest.spec.kinds import Identity, Kind
 from gcs.guest.spec.network import Use
@@ -54,7 +54,7 @@ async def provisioned(
     wanted = fixups.wanted(spec, asked, identity)
     with ExitStack() as held:
         place = _join(agent, container, identity, asked, held)
-        facts = await _find(wanted, provision.rootfs_of(spec, container.bundle))
+        facts = await _find(wanted, rootfs_of(spec, container.bundle))
         async with _sharing(container):
             layout = await trio.to_thread.run_sync(
                 provision.lay_out, spec, place, wanted, asked

@@ -18,6 +18,7 @@ __all__ = [
     "named_map",
     "named_maps",
     "path_of",
+    "rootfs_of",
     "text_of",
 ]
 
@@ -78,6 +79,11 @@ def path_of(tree: Tree, name: str, path: str = PATH) -> str:
     if "\0" in value:
         raise InvalidArgumentError(f"{path}.{name}: there is a zero byte in {value[:200]!r}")
     return value
+
+
+def rootfs_of(spec: Tree, bundle: str) -> str:
+    """Return a container's root; a relative one is below its bundle, as the runtime has it."""
+    return posixpath.join(bundle, path_of(map_of(spec, "root"), "path", f"{PATH}.root"))
 
 
 def mounts_of(spec: Tree) -> list[Tree]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from gcs.guest.spec import devices, files, gpu, mounts, network, process
 from gcs.guest.spec.annotations import Annotations
 from gcs.guest.spec.devices import AssignedDevice
-from gcs.guest.spec.document import PATH, Tree, map_of, text_of
+from gcs.guest.spec.document import Tree, map_of, rootfs_of
 from gcs.guest.spec.kinds import Identity, Kind
 from gcs.guest.spec.mounts import SharedFolder
 from gcs.guest.spec.process import UserIds
@@ -92,7 +92,7 @@ class Prepared:
     user: object
     #: relative to the cgroup file system's root, with a slash in front
     cgroup: str
-    #: the container's root directory, relative to its bundle or absolute
+    #: the container's root directory, where the agent sees it
     root: str
 
 
@@ -151,7 +151,7 @@ def prepare(spec: Tree, annotations: Annotations, place: Place, facts: Facts) ->
         rlimits=init.get("rlimits"),
         user=init.get("user") if facts.user else None,
         cgroup=place.identity.cgroup,
-        root=text_of(map_of(draft, "root"), "path", f"{PATH}.root"),
+        root=rootfs_of(draft, place.bundle),
     )
 
 

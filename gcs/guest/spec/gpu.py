@@ -6,10 +6,9 @@ state that the runtime hands to hooks.
 Source: PROTOCOL.md, "Assigned devices"; OCI runtime-spec config.md, "POSIX-platform hooks".
 """
 
-import posixpath
 from collections.abc import Mapping, Sequence
 
-from gcs.guest.spec.document import PATH, Tree, map_of, named_map, named_maps, text_of
+from gcs.guest.spec.document import PATH, Tree, named_map, named_maps, rootfs_of
 
 __all__ = ["PROGRAM", "add_hook"]
 
@@ -48,7 +47,7 @@ def add_hook(
             *(f"--{capability}" for capability in capabilities),
             *(f"--device={location}" for location in locations),
             "--pid={{pid}}",
-            _rootfs(draft, bundle),
+            rootfs_of(draft, bundle),
         ],
         "env": [
             *(f"{name}={value}" for name, value in environment.items()),
@@ -59,8 +58,3 @@ def add_hook(
     hooks = named_map(draft, "hooks")
     before = named_maps(hooks, "createRuntime", f"{PATH}.hooks")
     draft["hooks"] = {**hooks, "createRuntime": [*before, hook]}
-
-
-def _rootfs(draft: Tree, bundle: str) -> str:
-    """Return the root's path; a relative one is below the bundle."""
-    return posixpath.join(bundle, text_of(map_of(draft, "root"), "path", f"{PATH}.root"))

@@ -204,3 +204,22 @@ def test_the_vm_s_network_is_used_by_leaving_out_the_namespace(identity: Identit
     linux = prepare(identity, spec=spec, host=True).spec["linux"]
     assert isinstance(linux, dict)
     assert linux["namespaces"] == [{"type": "pid"}, "odd"]
+
+
+@pytest.mark.parametrize(
+    ("path", "root"),
+    [("/run/c/rootfs", "/run/c/rootfs"), ("rootfs", "/run/c/rootfs"), ("", "/run/c/")],
+)
+def test_a_relative_root_is_below_the_bundle(path: str, root: str) -> None:
+    """Execs look users up where the init's user and a GPU's hook have found the root."""
+    assert prepare(STANDALONE, spec=full() | {"root": {"path": path}}).root == root
+    facts = Facts(
+        nodes={},
+        block_devices=FACTS.block_devices,
+        shared_folders=FOLDERS,
+        gpu_program="/bin/x",
+    )
+    prepared = prepare(WORKLOAD, facts, full() | {"root": {"path": path}})
+    hooks = prepared.spec["hooks"]
+    assert isinstance(hooks, dict)
+    assert hooks["createRuntime"][-1]["args"][-1] == prepared.root == root
