@@ -43,13 +43,11 @@ class Conversation:
         self._stream = stream
         self._connection = GuestConnection(CONTROL)
         self._lock = trio.Lock()
-        self._unanswered = 0
-        self._idle = trio.Event()
-        self._idle.set()
+        self._gone = trio.Event()
 
-    async def wait_idle(self) -> None:
-        """Wait until no request waits for its answer."""
-        await self._idle.wait()
+    async def wait_gone(self) -> None:
+        """Wait until the client has closed its end, or has broken off."""
+        await self._gone.wait()
 
     async def serve(self, handler: Handler) -> None:
         """Answer requests until the client is gone; what is unanswered then is cancelled."""
@@ -58,29 +56,19 @@ class Conversation:
                 while data := await self._stream.receive_some():
                     self._connection.receive_data(data)
                     for event in self._connection.events():
-                        self._count(+1)
                         nursery.start_soon(self._answer, event, handler)
             except (ProtocolError, trio.BrokenResourceError):
                 pass  # a client that breaks off or talks nonsense is gone like any other
             finally:
                 nursery.cancel_scope.cancel()
+                self._gone.set()
                 await trio.aclose_forcefully(self._stream)
 
-    def _count(self, change: int) -> None:
-        if self._unanswered == 0:
-            self._idle = trio.Event()
-        self._unanswered += change
-        if self._unanswered == 0:
-            self._idle.set()
-
     async def _answer(self, event: RequestReceived | RequestRefused, handler: Handler) -> None:
-        try:
-            if isinstance(event, RequestRefused):
-                await self._send(self._connection.refuse(event.message_id, event.error))
-            else:
-                await self._handle(event, handler)
-        finally:
-            self._count(-1)
+        if isinstance(event, RequestRefused):
+            await self._send(self._connection.refuse(event.message_id, event.error))
+        else:
+            await self._handle(event, handler)
 
     async def _handle(self, event: RequestReceived, handler: Handler) -> None:
         try:

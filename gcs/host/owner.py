@@ -55,7 +55,7 @@ __all__ = ["Owner"]
 
 _log = logging.getLogger("gcs.host.owner")
 
-#: How long the last answers may take to leave; the clients read all the time.
+#: How long clients may take to get their last answers and to close; they read all the time.
 _DRAIN_S = 2.0
 #: SIGKILL of a container's init ends it in milliseconds; a VM that takes this long is not well.
 _KILL_S = 10.0
@@ -223,11 +223,15 @@ class Owner:
         self._life.exited.fail(error)
 
     async def _finish(self) -> None:
-        """Let the last answers leave, then end everything."""
+        """Answer whoever is connected until all have closed, then end everything.
+
+        A client that has its answer closes. One whose question is still on its way gets an
+        answer too: if the socket were closed on it, it could not say how the container ended.
+        """
         self._finished_at = round(time.time())
         with trio.move_on_after(_DRAIN_S):
             for client in list(self._clients):
-                await client.wait_idle()
+                await client.wait_gone()
         self._nursery.cancel_scope.cancel()
 
     # -- processes -----------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """The log stream: whatever is logged is one JSON object on one line."""
 
+import fcntl
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcs.guest import log
+from gcs.guest import log, logwriter
 
 #: What Go's logrus reads; anything else ends a host's reading.
 GO_LEVELS = {"panic", "fatal", "error", "warning", "warn", "info", "debug", "trace"}
@@ -142,7 +145,7 @@ def test_numbers_stay_numbers_where_a_reader_can_hold_them() -> None:
 
 _PROGRAM = """
 import logging, sys, threading, warnings
-from gcs.guest import log
+from gcs.guest import log, logwriter
 log.configure({level!r})
 logging.getLogger("gcs").debug("a debug line")
 logging.getLogger("gcs").info("%d", "no number")
@@ -191,7 +194,7 @@ def test_the_level_is_the_lowest_that_is_logged(tmp_path: Path, level: str) -> N
 
 _FLOOD = """
 import logging, sys, time
-from gcs.guest import log
+from gcs.guest import log, logwriter
 log.configure("info")
 started = time.monotonic()
 for number in range(20000):
@@ -266,3 +269,28 @@ def test_a_log_file_takes_the_place_of_stderr(tmp_path: Path) -> None:
         said = [json.loads(line)["msg"] for line in result.stderr.splitlines()]
         assert said == on_stderr
         assert [json.loads(line)["msg"] for line in file.read_text().splitlines()] == in_file
+
+
+def test_what_is_left_out_is_one_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for a line in the middle of a flood is not taken: the gap is where it is said."""
+    monkeypatch.setattr(logwriter, "_MAX_WAITING", 7000)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    # A line of 2,101 bytes finds no room beside another: the pipe holds one, the queue three.
+    assert fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096) == 4096
+    lines = logwriter.LineWriter(writer, lambda count: f"{count} left out")
+    with os.fdopen(reader, "rb") as stream:
+        for number in range(10):
+            lines.handle(_record(logging.INFO, f"{number:02100d}"))
+        seen = [int(stream.readline())]
+        give_up = time.monotonic() + 10
+        while lines._waiting + 2101 > 7000:
+            assert time.monotonic() < give_up
+        lines.handle(_record(logging.INFO, f"{10:02100d}"))
+        while b"left out" not in (line := stream.readline()):
+            seen.append(int(line))
+        lines.handle(_record(logging.INFO, "the last"))
+        lines.flush()
+        os.close(writer)
+        assert stream.read() == b"the last\n"
+    assert seen == list(range(len(seen)))
+    assert line == f"{11 - len(seen)} left out\n".encode()
