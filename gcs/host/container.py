@@ -3,7 +3,7 @@
 Every step is a call over the bridge and, where a device is needed, one over QMP before it. The
 calls are to be made in this order; `remove` and `unmount_layers` take things down in reverse.
 
-Paths in the guest: layer n at /run/layers/p<n>, the scratch disk at
+Paths in the guest: layers where `layer_mounts` says, the scratch disk at
 /run/mounts/scsi/0_<lun>_0, the bundle at /run/gcs/c/<cid>.
 
 Source: PROTOCOL.md.
@@ -13,13 +13,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from gcs.errors import CallError, GcsError, Hresult, WrongStateError
 from gcs.host.background import together
 from gcs.host.bridge import call, modify
 from gcs.host.client import Client
 from gcs.host.deadline import deadline
+from gcs.host.layer_mounts import LayerMounts
+from gcs.host.place import Place
 from gcs.host.process import Process, Streams, start_process
 from gcs.host.vm import Vm
 from gcs.host.vsock import Ports
@@ -69,19 +70,18 @@ def rootfs_path(cid: str) -> str:
 # -- layers and scratch ------------------------------------------------------------------------
 
 
-async def mount_layers(vm: Vm, client: Client, images: Sequence[Path]) -> None:
-    """Plug in the layers, bottom first, and the scratch disk, all at once, and mount them."""
-    layers = [partial(_mount_layer, vm, client, *item) for item in enumerate(images)]
-    await together(partial(_mount_scratch, vm, client), *layers)
+async def mount_layers(mounts: LayerMounts, places: Sequence[Place]) -> tuple[str, ...]:
+    """Plug in the layers, bottom first, and the scratch disk, all at once, and mount them.
 
+    Returns where the layers are in the guest, bottom first.
+    """
+    paths: list[str] = []
 
-async def _mount_layer(vm: Vm, client: Client, number: int, image: Path) -> None:
-    await vm.add_layer(number, image)
-    await modify(client, RequestType.ADD, ResourceType.VPMEM_DEVICE, _layer(number))
+    async def mount() -> None:
+        paths.extend(await mounts.mount(places))
 
-
-def _layer(number: int) -> resource.VPMemDevice:
-    return resource.VPMemDevice(device_number=number, mount_path=f"/run/layers/p{number}")
+    await together(partial(_mount_scratch, mounts.vm, mounts.client), mount)
+    return tuple(paths)
 
 
 async def _mount_scratch(vm: Vm, client: Client) -> None:
@@ -95,15 +95,13 @@ def _scratch_disk() -> resource.MappedVirtualDisk:
     )
 
 
-async def unmount_layers(vm: Vm, client: Client, count: int) -> None:
+async def unmount_layers(mounts: LayerMounts, places: Sequence[Place]) -> None:
     """Unmount what `mount_layers` mounted, and unplug the scratch disk."""
-    remove = partial(modify, client, RequestType.REMOVE)
+    vm, remove = mounts.vm, partial(modify, mounts.client, RequestType.REMOVE)
     await remove(ResourceType.MAPPED_VIRTUAL_DISK, _scratch_disk())
     await remove(ResourceType.SCSI_DEVICE, resource.ScsiDevice(lun=_LUN))
     await vm.remove_disk(_LUN)
-    await together(
-        *(partial(remove, ResourceType.VPMEM_DEVICE, _layer(number)) for number in range(count))
-    )
+    await mounts.unmount(places)
 
 
 # -- the container -----------------------------------------------------------------------------
@@ -125,13 +123,18 @@ class Container:
             raise WrongStateError(f"container {self.cid}: has not started")
         return self._init
 
-    async def create(self, spec: dict[str, object], layer_count: int) -> None:
+    async def create(self, spec: dict[str, object], paths: Sequence[str]) -> None:
         """Stitch the layers and hand over the spec.
 
         Raises CommandRefusedError when the OCI runtime can't execute the command.
+
+        Args:
+            spec: As the OCI runtime has it.
+            paths: Of the layers in the guest, bottom first.
         """
-        # Topmost first, as overlayfs has it.
-        layers = [_layer(number).mount_path for number in reversed(range(layer_count))]
+        # Topmost first, as overlayfs has it, which takes no layer twice: of one that is there
+        # several times, what the lower ones hold is in the topmost as well.
+        layers = dict.fromkeys(reversed(paths))
         root = resource.CombinedLayers(
             container_id=self.cid,
             container_root_path=rootfs_path(self.cid),

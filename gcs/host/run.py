@@ -16,8 +16,10 @@ from gcs.host.background import together
 from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.container import Container, mount_layers, rootfs_path, unmount_layers
 from gcs.host.images import Image, ImageConfig, open_image
+from gcs.host.layer_mounts import LayerMounts
 from gcs.host.layers import ensure_layers
 from gcs.host.outcome import Outcome
+from gcs.host.place import Place, whole
 from gcs.host.process import Streams
 from gcs.host.qemu import VmConfig
 from gcs.host.scratch import open_scratch
@@ -174,39 +176,48 @@ async def _live(
     container: Container, contents: _Contents, run: Run, steps: Steps, life: Life
 ) -> None:
     """Make the container, let it run, and take it down."""
-    vm, client, layers, ports = container.vm, container.client, contents.layers, Ports()
-    has_network = run.network is NetworkMode.USER
-
-    async def mount() -> None:
-        async with steps.step("mount the layers"):
-            await mount_layers(vm, client, layers)
-
-    async def connect() -> None:
-        if has_network:
-            async with steps.step("connect the network"):
-                ports = map(network.parse_published, run.ports)
-                await network.connect(vm, client, container.cid, ports)
-
-    await together(mount, connect)
+    vm, client, ports = container.vm, container.client, Ports()
+    mounts, places = LayerMounts(vm, client), whole(contents.layers)
+    paths = await _connect(mounts, places, container.cid, run, steps)
     async with steps.step("create the container"):
         spec = await _spec(contents, run, container.cid)
-        await container.create(spec, len(layers))
+        await container.create(spec, paths)
     async with steps.step("start the container"):
         names = wanted_streams(stdin=run.stdin, terminal=run.terminal)
         streams = await container.start(ports, names, terminal=run.terminal)
     process = spec["process"]
     assert isinstance(process, dict), "runtime_spec makes one"
     life.started.succeed(
-        Started(container, streams, ports, contents.image.config, layers, process)
+        Started(container, streams, ports, contents.image.config, contents.layers, process)
     )
     life.exited.succeed(await container.init.wait())
     async with steps.step("take the container down"):
         notification = await container.wait_notification()
         _log.info("container exited", extra={"type": notification.type})
         await container.remove()
-        if has_network:
+        if run.network is NetworkMode.USER:
             await network.disconnect(vm, client, container.cid)
-        await unmount_layers(vm, client, len(layers))
+        await unmount_layers(mounts, places)
+
+
+async def _connect(
+    mounts: LayerMounts, places: Sequence[Place], cid: str, run: Run, steps: Steps
+) -> Sequence[str]:
+    """Mount the layers and connect the network at once; return the layers' paths."""
+    paths: list[str] = []
+
+    async def mount() -> None:
+        async with steps.step("mount the layers"):
+            paths.extend(await mount_layers(mounts, places))
+
+    async def connect() -> None:
+        if run.network is NetworkMode.USER:
+            async with steps.step("connect the network"):
+                ports = map(network.parse_published, run.ports)
+                await network.connect(mounts.vm, mounts.client, cid, ports)
+
+    await together(mount, connect)
+    return paths
 
 
 async def _spec(contents: _Contents, run: Run, cid: str) -> dict[str, object]:

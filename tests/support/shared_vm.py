@@ -12,7 +12,9 @@ from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.container import Container, mount_layers
 from gcs.host.images import Image, open_image
 from gcs.host.journal import open_journal
+from gcs.host.layer_mounts import LayerMounts
 from gcs.host.layers import default_cache_dir, ensure_layers
+from gcs.host.place import whole
 from gcs.host.qemu import VmConfig
 from gcs.host.scratch import open_scratch
 from gcs.host.vm import Vm, open_vm
@@ -42,6 +44,7 @@ class SharedVm:
         self.folder = folder
         self.client: Client
         self.vm: Vm
+        self.mounts: LayerMounts
         self.image: Image
         self.vsock_program = vsock_program
         self.image_path = image
@@ -125,7 +128,8 @@ class SharedVm:
                     stream = await accept_bridge(listener)
                 self._booted.set()
                 async with open_bridge(stream) as self.client:
-                    await mount_layers(self.vm, self.client, layers)
+                    self.mounts = LayerMounts(self.vm, self.client)
+                    await mount_layers(self.mounts, whole(layers))
                     self._connected.set()
                     await self._stop.wait()
 

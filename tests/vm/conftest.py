@@ -26,7 +26,8 @@ from tests.support.stage import ROOT, Stage
 
 #: The lines of each log that are shown with a failure.
 _SHOWN_LINES = 60
-_LAYERS = 7
+#: Of the image, in the guest, bottom first.
+_LAYERS = tuple(f"/run/layers/p{n}" for n in range(7))
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,7 @@ def vm(image: Path, memory_mib: int, vcpus: int, accel: str) -> Iterator[SharedV
         initrd=find_initrd(None),
         memory_mib=memory_mib,
         cpus=vcpus,
-        pmem_ports=_LAYERS + 2,
+        pmem_ports=len(_LAYERS) + 2,
         nic_ports=4,
         accelerator=accel,
     )

@@ -21,7 +21,8 @@ from tests.vm.test_container import PORTS, in_vm
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
-_LAYERS = 7
+#: Of the image, in the guest, bottom first.
+_LAYERS = tuple(f"/run/layers/p{n}" for n in range(7))
 
 
 @pytest.fixture(scope="module")

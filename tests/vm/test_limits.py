@@ -16,7 +16,8 @@ from tests.vm.test_container import OUTPUTS, PORTS, in_vm
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
-_LAYERS = 7
+#: Of the image, in the guest, bottom first.
+_LAYERS = tuple(f"/run/layers/p{n}" for n in range(7))
 _MIB = 1024 * 1024
 _VARIABLES = 10_000
 #: What a stream that nobody listens on may take: 3 s, and what a busy machine adds.

@@ -20,7 +20,8 @@ IS_SOAK = bool(os.environ.get("GCS_SOAK"))
 #: Containers of the leak test, and execs at once; the second number is the full count.
 _CONTAINERS = 200 if IS_SOAK else 6
 _EXECS = 100 if IS_SOAK else 20
-_LAYERS = 7
+#: Of the image, in the guest, bottom first.
+_LAYERS = tuple(f"/run/layers/p{n}" for n in range(7))
 #: Growth of the agent's resident memory that is no leak: the allocator's own steps.
 _STEADY_KIB = 1024
 #: A kill is answered at once: no runtime process and no thread is between.

@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 Tree = dict[str, object]
 
-_LAYERS = 7
+#: Of the image, in the guest, bottom first.
+_LAYERS = tuple(f"/run/layers/p{n}" for n in range(7))
 _LIMIT = 96 * 1024 * 1024
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 

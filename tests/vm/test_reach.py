@@ -22,7 +22,8 @@ from tests.support.stage import ROOT, Stage
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
-_LAYERS = 7
+#: Of the image, in the guest, bottom first.
+_LAYERS = tuple(f"/run/layers/p{n}" for n in range(7))
 _PIPES = (StreamName.STDIN, StreamName.STDOUT, StreamName.STDERR)
 _HOST, _LOOPBACK = 2, 1
 #: All of Linux 6.12's, by the runtime's names.

@@ -24,7 +24,9 @@ from gcs.host.bridge import accept_bridge, call, open_bridge
 from gcs.host.client import Client
 from gcs.host.container import Container, mount_layers, rootfs_path, run_in_vm
 from gcs.host.images import Image, open_image
+from gcs.host.layer_mounts import LayerMounts
 from gcs.host.layers import default_cache_dir, ensure_layers
+from gcs.host.place import whole
 from gcs.host.qemu import VmConfig
 from gcs.host.scratch import open_scratch
 from gcs.host.spec import Command, User, runtime_spec
@@ -108,7 +110,8 @@ class Started:
         assert isinstance(linux, dict)
         if limit:
             linux["resources"] = {"memory": {"limit": limit}}
-        await container.create(spec, len(self.layers))
+        paths = [f"/run/layers/p{n}" for n in range(len(self.layers))]
+        await container.create(spec, paths)
         streams = await container.start(self.ports, [StreamName.STDERR], terminal=False)
         self.stderr[cid] = streams[StreamName.STDERR]
         return container
@@ -181,7 +184,7 @@ async def test_a_vm_starts_as_hosts_in_use_start_it(
         async with open_bridge(stream) as client:
             here = Started(vm, client, ports, folder, opened, layers)
             await check_start(here, memory_mib)
-            await mount_layers(vm, client, layers)
+            await mount_layers(LayerMounts(vm, client), whole(layers))
             greedy = await check_memory(here)
             (told,) = await here.logged("container ran out of memory")
             assert (told["cid"], told["oom_kill"]) == (greedy, 1)
@@ -312,7 +315,7 @@ async def test_a_small_vm_outlives_a_container_that_takes_all_it_can_get(
             memory = (await here.properties(NULL_CONTAINER_ID, "Memory")).memory
             assert memory is not None
             assert abs(memory.total_bytes // 2 - memory.containers_limit_bytes) < PAGE
-            await mount_layers(vm, client, layers)
+            await mount_layers(LayerMounts(vm, client), whole(layers))
             # More than half of it, and less than the kernel refuses out of hand.
             greedy = await here.container(*_TAKE, f"bs={_SMALL_MIB * 5 // 8}M")
             assert await greedy.init.wait() == 128 + 9
@@ -359,7 +362,7 @@ async def play_relayed(folder: Path, image: Image, config: VmConfig, disk: int) 
             here = Started(vm, client, Ports(), folder, image, layers)
             await check_relay(here, first)
             await check_writable(here)
-            await mount_layers(vm, client, layers)
+            await mount_layers(LayerMounts(vm, client), whole(layers))
             await check_memory(here)
             await here.close()
             await here.in_vm("sh", "-c", "echo kept > /run/mounts/scsi/0_0_0/kept")

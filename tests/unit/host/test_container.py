@@ -20,6 +20,8 @@ from gcs.host.container import (
     refusal_status,
     unmount_layers,
 )
+from gcs.host.layer_mounts import LayerMounts
+from gcs.host.place import whole
 from gcs.host.qemu import VmConfig
 from gcs.host.qmp import open_qmp
 from gcs.host.vm import Vm
@@ -31,6 +33,8 @@ from tests.support.vm import FakeQemu
 
 CID = "c" * 64
 CONFIG = VmConfig(kernel=Path("/k"), initrd=Path("/i"))
+#: Of the layers in the guest, bottom first.
+PATHS = [f"/run/layers/p{number}" for number in range(3)]
 OUTPUTS = (StreamName.STDOUT, StreamName.STDERR)
 
 
@@ -39,6 +43,7 @@ class World:
 
     def __init__(self, vm: Vm, client: Client, guest: FakeGuest, qemu: FakeQemu) -> None:
         self.vm, self.client, self.guest, self.qemu = vm, client, guest, qemu
+        self.mounts = LayerMounts(vm, client)
         #: where bytes of another guest come from
         self.bridge: trio.abc.SendStream
 
@@ -85,10 +90,10 @@ async def test_a_container_runs_and_everything_is_taken_down_in_reverse(
 ) -> None:
     """Afterwards the guest has no mount and no container, and QEMU no disk."""
     async with world(tmp_path) as here:
-        await mount_layers(here.vm, here.client, layers)
+        await mount_layers(here.mounts, whole(layers))
         assert here.guest.layers == {f"/run/layers/p{n}": n for n in range(3)}
         container = here.container()
-        await container.create(spec("sh", "-c", "echo hi; exit 5"), len(layers))
+        await container.create(spec("sh", "-c", "echo hi; exit 5"), PATHS)
         (root,) = here.guest.roots.values()
         assert [layer.path for layer in root.layers] == [f"/run/layers/p{n}" for n in (2, 1, 0)]
         streams = await container.start(Ports(), OUTPUTS, terminal=False)
@@ -96,7 +101,7 @@ async def test_a_container_runs_and_everything_is_taken_down_in_reverse(
         assert await container.init.wait() == 5
         assert (await container.wait_notification()).container_id == CID
         await container.remove()
-        await unmount_layers(here.vm, here.client, len(layers))
+        await unmount_layers(here.mounts, whole(layers))
         guest = here.guest
         assert (guest.layers, guest.disks, guest.roots, guest.containers) == ({}, {}, {}, {})
         assert here.guest.unplugged == [0]
@@ -110,9 +115,9 @@ async def test_a_command_that_is_not_there_is_refused_with_the_runtimes_sentence
 ) -> None:
     """The status is what a shell gives."""
     async with world(tmp_path) as here:
-        await mount_layers(here.vm, here.client, layers)
+        await mount_layers(here.mounts, whole(layers))
         with pytest.raises(CommandRefusedError, match="executable file not found") as caught:
-            await here.container().create(spec("no-such-command"), len(layers))
+            await here.container().create(spec("no-such-command"), PATHS)
     assert caught.value.exit_status == 127
 
 
@@ -121,7 +126,7 @@ async def test_a_failed_mount_says_which_resource(tmp_path: Path, layers: list[P
     async with world(tmp_path) as here:
         here.guest.failures["ModifySettings"] = NotFoundError("/dev/pmem1 did not appear")
         with pytest.raises(CallError, match="ModifySettings: /dev/pmem1 did not") as caught:
-            await mount_layers(here.vm, here.client, layers)
+            await mount_layers(here.mounts, whole(layers))
     assert caught.value.__notes__[0].startswith("Add ")
 
 
@@ -130,10 +135,10 @@ async def test_another_failure_of_the_runtime_is_no_refusal(
 ) -> None:
     """Only what is about the command gets a shell's status."""
     async with world(tmp_path) as here:
-        await mount_layers(here.vm, here.client, layers)
+        await mount_layers(here.mounts, whole(layers))
         here.guest.failures["Create"] = RuncError("cgroup: no such file or directory")
         with pytest.raises(CallError, match="Create: cgroup"):
-            await here.container().create(spec("true"), len(layers))
+            await here.container().create(spec("true"), PATHS)
 
 
 async def test_the_exit_of_another_container_is_not_this_one_s(tmp_path: Path) -> None:
@@ -147,9 +152,9 @@ async def test_the_exit_of_another_container_is_not_this_one_s(tmp_path: Path) -
 async def test_a_failed_start_leaves_no_listener(tmp_path: Path, layers: list[Path]) -> None:
     """The ports that nobody dialled are closed."""
     async with world(tmp_path) as here:
-        await mount_layers(here.vm, here.client, layers)
+        await mount_layers(here.mounts, whole(layers))
         container = here.container()
-        await container.create(spec("true"), len(layers))
+        await container.create(spec("true"), PATHS)
         here.guest.failures["ExecuteProcess"] = GcsError("no memory")
         with pytest.raises(CallError, match="no memory"):
             await container.start(Ports(), OUTPUTS, terminal=False)

@@ -1,0 +1,107 @@
+"""Layers of a VM that several containers use, against a QEMU and a guest that keep state."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from gcs.errors import CallError, GcsError, NotFoundError
+from gcs.host.background import together
+from gcs.host.place import Place, whole
+from tests.unit.host.test_container import CONFIG, layers, world
+
+__all__ = ["layers"]
+
+MIB = 1 << 20
+
+
+def plugged(devices: Sequence[str]) -> list[str]:
+    """Return the layers' devices."""
+    return sorted(name for name in devices if name.startswith("layer"))
+
+
+async def test_a_layer_of_two_containers_is_there_once(
+    tmp_path: Path, layers: list[Path]
+) -> None:
+    """One device and one mount, until both have gone; what only one has goes with it."""
+    async with world(tmp_path) as here:
+        first, second = whole(layers[:2]), whole(layers[1:])
+        assert await here.mounts.mount(first) == ("/run/layers/p0", "/run/layers/p1")
+        assert await here.mounts.mount(second) == ("/run/layers/p1", "/run/layers/p2")
+        assert [here.mounts.users(place) for place in whole(layers)] == [1, 2, 1]
+        assert plugged([*here.qemu.devices]) == [f"layer{n}-device" for n in range(3)]
+        await here.mounts.unmount(first)
+        assert here.guest.layers == {"/run/layers/p1": 1, "/run/layers/p2": 2}
+        await here.mounts.unmount(second)
+        assert here.guest.layers == {}
+        assert here.mounts.users(first[1]) == 0
+
+
+async def test_a_device_is_kept_for_the_next_container_of_its_layer(
+    tmp_path: Path, layers: list[Path]
+) -> None:
+    """Nothing more is plugged in, as often as it comes and goes."""
+    async with world(tmp_path) as here:
+        for _ in range(3):
+            await here.mounts.mount(whole(layers))
+            await here.mounts.unmount(whole(layers))
+        assert len(plugged([*here.qemu.devices])) == 3
+        assert here.guest.layers == {}
+
+
+async def test_containers_that_come_at_once_share_a_layer(
+    tmp_path: Path, layers: list[Path]
+) -> None:
+    """Eight at once plug it in once and mount it once; all get the same path."""
+    async with world(tmp_path) as here:
+        found: list[tuple[str, ...]] = []
+
+        async def one() -> None:
+            found.append(await here.mounts.mount(whole(layers)))
+
+        await together(*[one] * 8)
+        assert len(set(found)) == 1
+        assert here.mounts.users(Place(layers[0])) == 8
+        assert len(plugged([*here.qemu.devices])) == 3
+        await together(*[lambda: here.mounts.unmount(whole(layers))] * 8)
+        assert here.guest.layers == {}
+
+
+async def test_layers_of_one_file_share_a_device(tmp_path: Path, layers: list[Path]) -> None:
+    """Each is a mount of its own; the same one twice in an image is there once."""
+    async with world(tmp_path) as here:
+        parts = [Place(layers[0], offset, 2 * MIB) for offset in (0, 2 * MIB)]
+        paths = await here.mounts.mount([*parts, Place(layers[1]), parts[0]])
+        assert paths == ("/run/layers/p0", "/run/layers/p1", "/run/layers/p2", "/run/layers/p0")
+        assert here.guest.layers == {paths[0]: 0, paths[1]: 0, paths[2]: 1}
+        assert here.mounts.users(parts[0]) == 1
+        assert len(plugged([*here.qemu.devices])) == 2
+
+
+async def test_a_layer_that_fails_leaves_none_mounted(
+    tmp_path: Path, layers: list[Path]
+) -> None:
+    """What another container has stays, and the next try finds everything as it was."""
+    async with world(tmp_path) as here:
+        await here.mounts.mount(whole(layers[:1]))
+        here.guest.failures["ModifySettings"] = NotFoundError("/dev/pmem1 did not appear")
+        with pytest.raises(CallError, match="did not appear"):
+            await here.mounts.mount(whole(layers))
+        assert here.mounts.users(Place(layers[0])) == 1
+        here.guest.failures.clear()
+        await here.mounts.mount(whole(layers))
+        assert len(here.guest.layers) == 3
+        assert here.mounts.users(Place(layers[0])) == 2
+
+
+async def test_a_vm_without_a_port_for_a_layer_says_so(tmp_path: Path) -> None:
+    """The layer is named, and how many ports there are."""
+    files = [tmp_path / f"{number}.ext4" for number in range(CONFIG.pmem_ports + 1)]
+    for file in files:
+        file.write_bytes(bytes(4096))
+    async with world(tmp_path) as here:
+        with pytest.raises(GcsError, match=r"layer 8\.ext4: .* 8 ports .* all are taken"):
+            await here.mounts.mount(whole(files))
+        with trio.fail_after(10):
+            await here.mounts.mount(whole(files[:8]))
