@@ -1,11 +1,11 @@
-"""Layers on persistent memory: find the device, mount it read-only with DAX.
+"""Layers and scratches on persistent memory: find the device, mount it with DAX.
 
 With DAX a read goes to the host's page cache and leaves none in the guest. It needs blocks of
 the page size and a device that is mapped; the word `dax` in the mount options is a request
 that ext4 either grants or refuses with EINVAL; whether a file has it, statx(2) tells.
 
 A backing file that the host opened read-only still looks writable to the guest, and what is
-written to it vanishes: so the mount is read-only, and `noload` keeps a journal from being
+written to it vanishes: so a layer's mount is read-only, and `noload` keeps a journal from being
 replayed.
 
 Source: Documentation/filesystems/dax.rst; ext4(5).
@@ -25,7 +25,9 @@ __all__ = ["find", "find_in_slot", "has_dax", "map_part", "mount"]
 _TARGET_MODE = 0o700
 #: Folders, and files of other kinds, to go through; layers of nothing but links have hundreds.
 _MAX_ENTRIES = 1000
-_READ_ONLY = abi.MountFlag.RDONLY
+#: flags, and options of ext4
+_READ_ONLY = abi.MountFlag.RDONLY, ("noload",)
+_READ_WRITE = abi.MountFlag(0), ()
 
 
 def find(pci_address: str, sysfs: Path = pci.SYSFS) -> str | None:
@@ -49,13 +51,15 @@ def find_in_slot(slot: int, sysfs: Path = pci.SYSFS) -> str | None:
     return find(address, sysfs) if address else None
 
 
-def mount(source: str, target: str, outer: Undo | None = None) -> bool:
-    """Mount a layer; return whether its files are read by DAX.
+def mount(
+    source: str, target: str, outer: Undo | None = None, *, writable: bool = False
+) -> bool:
+    """Mount a layer, or what may be written; return whether its files are read by DAX.
 
     Makes the target, and removes it again when it fails if it made it.
     """
     with mounts.mounting(target, _TARGET_MODE, outer) as undo:
-        is_granted = _mount(source, target)
+        is_granted = _mount(source, target, *(_READ_WRITE if writable else _READ_ONLY))
         undo.add(syscall.umount, target)
         return is_granted and has_dax(target) is not False
 
@@ -74,13 +78,13 @@ def map_part(source: str, offset: int, size: int, outer: Undo | None = None) -> 
     return devmapper.create_linear(name, source, offset, size, outer), name
 
 
-def _mount(source: str, target: str) -> bool:
+def _mount(source: str, target: str, flags: abi.MountFlag, words: tuple[str, ...]) -> bool:
     try:
-        syscall.mount(source, target, "ext4", _READ_ONLY, "noload,dax")
+        syscall.mount(source, target, "ext4", flags, ",".join((*words, "dax")))
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        syscall.mount(source, target, "ext4", _READ_ONLY, "noload")
+        syscall.mount(source, target, "ext4", flags, ",".join(words) or None)
         return False
     return True
 

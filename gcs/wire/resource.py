@@ -31,6 +31,7 @@ __all__ = [
     "ResourceSettings",
     "ResourceType",
     "ScsiDevice",
+    "TemporaryFilesystem",
     "VPMemDevice",
     "VpciDevice",
 ]
@@ -54,6 +55,8 @@ class ResourceType(StrEnum):
     NETWORK = "Network"
     POD_CGROUP_MEMORY_LIMIT = "PodCgroupMemoryLimit"
     SCSI_DEVICE = "SCSIDevice"
+    #: Ours.
+    TEMPORARY_FILESYSTEM = "TemporaryFilesystem"
     VPCI_DEVICE = "VPCIDevice"
     VPMEM_DEVICE = "VPMemDevice"
 
@@ -70,7 +73,7 @@ class MappingInfo(Message, frozen=True, kw_only=True):
 
 
 class VPMemDevice(ResourceSettings, frozen=True, kw_only=True):
-    """A persistent-memory device that holds a read-only layer."""
+    """A persistent-memory device that holds a read-only layer, or a scratch."""
 
     device_number: UInt32 = 0
     mount_path: str = ""
@@ -79,6 +82,8 @@ class VPMemDevice(ResourceSettings, frozen=True, kw_only=True):
     pci_address: str = ""
     #: Ours: of the layer's dm-verity tree, SHA-256 in hex; empty: it is not verified.
     root_digest: str = ""
+    #: Ours: mount its ext4 to be written, and make one if the device is blank.
+    writable: bool = False
 
 
 class MappedVirtualDisk(ResourceSettings, frozen=True, kw_only=True):
@@ -107,6 +112,14 @@ class ScsiDevice(ResourceSettings, frozen=True, kw_only=True):
     lun: UInt8 = 0
     #: Ours: the controller by PCI address instead of by number.
     pci_address: str = ""
+
+
+class TemporaryFilesystem(ResourceSettings, frozen=True, kw_only=True):
+    """Ours: a file system in the VM's memory, gone with its mount."""
+
+    mount_path: str = ""
+    #: 0: half of the memory
+    size_in_bytes: UInt64 = 0
 
 
 class MappedDirectory(ResourceSettings, frozen=True, kw_only=True):
@@ -210,6 +223,7 @@ RESOURCES: Mapping[str, type[ResourceSettings]] = MappingProxyType(
         ResourceType.NETWORK: NetworkAdapter,
         ResourceType.POD_CGROUP_MEMORY_LIMIT: PodCgroupMemoryLimit,
         ResourceType.SCSI_DEVICE: ScsiDevice,
+        ResourceType.TEMPORARY_FILESYSTEM: TemporaryFilesystem,
         ResourceType.VPCI_DEVICE: VpciDevice,
         ResourceType.VPMEM_DEVICE: VPMemDevice,
     }

@@ -15,6 +15,7 @@ from gcs.wire.resource import (
     RequestType,
     ResourceSettings,
     ResourceType,
+    TemporaryFilesystem,
     VPMemDevice,
 )
 from tests.support.agent import AgentHost, agent_pid
@@ -24,6 +25,7 @@ __all__ = ["Storage", "devices", "disk", "layer", "root"]
 _KINDS: Mapping[type[ResourceSettings], ResourceType] = {
     CombinedLayers: ResourceType.COMBINED_LAYERS,
     MappedVirtualDisk: ResourceType.MAPPED_VIRTUAL_DISK,
+    TemporaryFilesystem: ResourceType.TEMPORARY_FILESYSTEM,
     VPMemDevice: ResourceType.VPMEM_DEVICE,
 }
 

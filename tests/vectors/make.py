@@ -207,6 +207,19 @@ def _add_properties_and_settings(bridge: Collection) -> None:
         base=vm,
     )
     bridge.call(
+        *(10, "ModifySettings.VPMemDevice.scratch", "mount device 8 to be written"),
+        _settings(
+            "VPMemDevice",
+            {"DeviceNumber": 8, "MountPath": "/run/scratch", "Writable": True},
+        ),
+        base=vm,
+    )
+    bridge.call(
+        *(10, "ModifySettings.TemporaryFilesystem", "64 MiB in memory"),
+        _settings("TemporaryFilesystem", {"MountPath": "/run/t", "SizeInBytes": 1 << 26}),
+        base=vm,
+    )
+    bridge.call(
         *(10, "ModifySettings.MappedDirectory", "mount share 7 of port 564, read-only"),
         _settings(
             "MappedDirectory",
@@ -366,6 +379,8 @@ def _bridge() -> list[Vector]:
         "DumpStacksSupported": True,
         "DeleteContainerStateSupported": True,
         "ReportMountsSupported": True,
+        "TemporaryFilesystemSupported": True,
+        "WritableVpmemSupported": True,
     }
     bridge.call(
         *(11, "NegotiateProtocol", "version 4, the first message of a connection"),

@@ -18,6 +18,7 @@ from gcs.wire.resource import (
     RequestType,
     ResourceSettings,
     ScsiDevice,
+    TemporaryFilesystem,
     VpciDevice,
     VPMemDevice,
 )
@@ -143,6 +144,14 @@ REQUESTS: dict[str, Request[Reply]] = {
             mount_path="/run/scratch", lun=1, ensure_filesystem=True, filesystem="ext4"
         ),
     ),
+    "ModifySettings.VPMemDevice.scratch": change(
+        "VPMemDevice",
+        VPMemDevice(device_number=8, mount_path="/run/scratch", writable=True),
+    ),
+    "ModifySettings.TemporaryFilesystem": change(
+        "TemporaryFilesystem",
+        TemporaryFilesystem(mount_path="/run/t", size_in_bytes=67_108_864),
+    ),
     "ModifySettings.MappedDirectory": change(
         "MappedDirectory",
         MappedDirectory(
@@ -262,6 +271,8 @@ REPLIES: dict[str, Reply] = {
                 dump_stacks_supported=True,
                 delete_container_state_supported=True,
                 report_mounts_supported=True,
+                temporary_filesystem_supported=True,
+                writable_vpmem_supported=True,
             ),
         ),
     ),

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 from gcs.errors import GcsError, UnsupportedError
 from gcs.guest.agent import Agent, Container
-from gcs.guest.handlers import network, overlays, resources, shares, storage
+from gcs.guest.handlers import network, overlays, resources, shares, storage, temporary
 from gcs.wire.messages import ModifySettings
 from gcs.wire.resource import (
     CombinedLayers,
@@ -18,6 +18,7 @@ from gcs.wire.resource import (
     RequestType,
     ResourceSettings,
     ScsiDevice,
+    TemporaryFilesystem,
     VpciDevice,
     VPMemDevice,
 )
@@ -54,6 +55,8 @@ HANDLERS: Final[Mapping[Key, Modify]] = MappingProxyType(
             _row(MappedDirectory, RequestType.ADD, shares.add_share),
             _row(MappedDirectory, RequestType.REMOVE, shares.remove_share),
             _row(ScsiDevice, RequestType.REMOVE, storage.remove_scsi_device),
+            _row(TemporaryFilesystem, RequestType.ADD, temporary.add),
+            _row(TemporaryFilesystem, RequestType.REMOVE, temporary.remove),
             _row(NetworkAdapter, RequestType.ADD, network.add),
             _row(NetworkAdapter, RequestType.REMOVE, network.remove),
             _row(NetworkAdapter, RequestType.UPDATE, network.update),

@@ -36,10 +36,12 @@ T = TypeVar("T")
 _PAGE = 4096
 #: The file systems that a disk may have; the first is the one to make when none is named.
 _MOUNTABLE = ("ext4", "xfs")
+_BLANK_IS_FINE: Final = MappedVirtualDisk(ensure_filesystem=True, filesystem="ext4")
 _MKFS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "ext4": (
-            *("mkfs.ext4", "-q"),
+            # Blocks of a page whatever the size: without them there is no DAX.
+            *("mkfs.ext4", "-q", "-b", str(_PAGE)),
             *("-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"),
         ),
         # Without -f it refuses what holds anything, by its own lights as well.
@@ -52,13 +54,20 @@ _MKFS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 async def add_pmem(agent: Agent, settings: VPMemDevice) -> None:
-    """Mount a layer, or a part of a device that is one, with DAX if its blocks allow it."""
+    """Mount a layer, or a part of a device that is one, with DAX if its blocks allow it.
+
+    Or a scratch that may be written, after making a file system on it if it is blank.
+    """
     target, part = absolute(settings.mount_path, "MountPath"), settings.mapping_info
     if part is not None:
         _check_part(part)
+    if settings.writable and (part or settings.root_digest):
+        raise InvalidArgumentError("Writable: only a whole device that is not verified")
     record = MountRecord(target, kind="VPMemDevice")
     with agent.reserve_mount(record):
         record.source = await _wait_for_pmem(settings)
+        if settings.writable:
+            await _filesystem(agent, record.source, _BLANK_IS_FINE)
         record.has_dax = await mounting.make(
             agent, record, lambda undo: _mount_layer(record, settings, undo)
         )
@@ -79,7 +88,7 @@ def _mount_layer(record: MountRecord, settings: VPMemDevice, outer: Undo) -> boo
             name = f"dm-verity-{Path(record.source).name}-{digest}"
             record.source = verity.create(name, record.source, digest, undo)
             record.mappings += (name,)
-        return pmem.mount(record.source, record.target, undo)
+        return pmem.mount(record.source, record.target, undo, writable=settings.writable)
 
 
 def _check_part(part: MappingInfo) -> None:

@@ -15,7 +15,14 @@ from gcs.errors import Hresult
 from gcs.host.client import Client
 from gcs.wire.extensions import MountReport, ReportMounts
 from gcs.wire.messages import DeleteContainerState, ShutdownForced
-from gcs.wire.resource import MappedVirtualDisk, RequestType, ResourceSettings
+from gcs.wire.resource import (
+    MappedVirtualDisk,
+    MappingInfo,
+    RequestType,
+    ResourceSettings,
+    TemporaryFilesystem,
+    VPMemDevice,
+)
 from tests.support.agent import VM, AgentHost, Streams, vm_process, wait
 from tests.support.faults import INJECTED, Faults
 from tests.support.loop import attached, image
@@ -70,16 +77,23 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
             made = image(tmp_path / f"layer{number}", mkfs=(*MKFS, str(content)))
             layers[number] = stack.enter_context(attached(made, "--read-only"))
         blank = stack.enter_context(attached(image(tmp_path / "disk")))
-        yield Stage(tmp_path, devices(layers, {0: blank}), blank)
+        # Device 2 is the disk as well: no test asks for both.
+        yield Stage(tmp_path, devices({**layers, 2: blank}, {0: blank}), blank)
 
 
 # -- each step ---------------------------------------------------------------------------
 
 LONG = "x" * 120
+#: Folders that stay on the way to what was mounted, or belong to the test.
+_LEFT = ("disks/9/s", "links", "gcs", "disks", "memory", "scratches")
+MEMORY = TemporaryFilesystem(mount_path="/run/memory/m", size_in_bytes=1024 * 1024)
+WRITABLE = VPMemDevice(device_number=2, mount_path="/run/scratches/s", writable=True)
 OPERATIONS: dict[str, tuple[ResourceSettings, int]] = {
     # What is added, and the number of steps that it has at least: fewer are not seen.
     "layer": (layer(0), 4),
     "disk": (disk(0, "nosuid", "rshared", make=True), 5),
+    "memory": (MEMORY, 3),
+    "scratch": (WRITABLE, 5),
     "link": (MappedVirtualDisk(mount_path="/run/links/a", block_dev=True), 2),
     "root": (root("/run/layers/1", "/run/disks/9"), 4),
     "root of one": (root("/run/layers/1"), 6),
@@ -120,7 +134,7 @@ async def test_a_step_that_fails_leaves_everything_as_it_was(stage: Stage, what:
         assert len(steps) >= at_least, steps
         await storage.remove(settings)
         gone = {entry for entry in storage.state() if entry not in before}
-        assert all(path.startswith(("disks/9/s", "links", "gcs", "disks")) for path in gone)
+        assert all(path.startswith(_LEFT) for path in gone)
 
     await stage.play(scenario)
 
@@ -524,5 +538,55 @@ async def test_a_long_report_comes_in_parts(stage: Stage) -> None:
         first = await storage.client.call(ReportMounts())
         assert first.is_partial
         assert [row.mount_path for row in await report(storage)] == paths
+
+    await stage.play(scenario)
+
+
+# -- scratches without a disk ------------------------------------------------------------
+
+
+async def test_a_file_system_in_memory_is_as_large_as_asked(stage: Stage) -> None:
+    """What does not fit gets ENOSPC; it is gone with its mount, and can be made again."""
+
+    async def scenario(storage: Storage) -> None:
+        await storage.add(MEMORY)
+        file = storage.path("/run/memory/m/file")
+        with pytest.raises(OSError, match="No space left"):
+            file.write_bytes(bytes(2 * 1024 * 1024))
+        assert file.stat().st_size <= 1024 * 1024
+        report = (await storage.client.call(ReportMounts())).mounts[0]
+        assert (report.resource_type, report.filesystem) == ("TemporaryFilesystem", "tmpfs")
+        await storage.remove(MEMORY)
+        await storage.add(MEMORY)
+        assert list(storage.path("/run/memory/m").iterdir()) == []
+        await storage.remove(MEMORY)
+
+    await stage.play(scenario)
+
+
+async def test_a_writable_device_keeps_what_is_on_it(stage: Stage) -> None:
+    """A blank one gets a file system of whole pages, once; what is no ext4 stays as it is."""
+
+    async def scenario(storage: Storage) -> None:
+        await storage.add(WRITABLE)
+        file = storage.path("/run/scratches/s/file")
+        file.write_text("kept")
+        assert os.statvfs(file).f_bsize == 4096
+        await storage.remove(WRITABLE)
+        await storage.add(WRITABLE)
+        assert file.read_text() == "kept"
+        await storage.remove(WRITABLE)
+        stage.write(0, b"XFSB")
+        stage.write(1024, bytes(1024))
+        before = stage.content()
+        error = await storage.add_refused(WRITABLE)
+        assert "xfs" in error.message
+        part = MappingInfo(device_size_in_bytes=4096)
+        error = await storage.add_refused(replace(WRITABLE, mapping_info=part))
+        assert (error.result, "whole device" in error.message) == (
+            Hresult.ERR_INVALID_ARG,
+            True,
+        )
+        assert stage.content() == before
 
     await stage.play(scenario)
