@@ -82,6 +82,10 @@ kernel-debug: ## build/vmlinux-debug: the same with kconfig/debug.config
 initrd: ## build/initrd: the guest's tree, laid together by LinuxKit
 	@$(RECIPES) initrd
 
+.PHONY: initrd-full
+initrd-full: ## build/initrd-full: the same with chronyd, mkfs.xfs and cryptsetup
+	@$(RECIPES) initrd-full
+
 .PHONY: images
 images: ## build/nyancat: the seven-layer image, an OCI layout
 	@$(RECIPES) images

@@ -165,19 +165,37 @@ class Children:
                     await process.wait()
             self.disown(process.pid)
 
-    async def check_output(self, argv: Sequence[str]) -> bytes:
+    async def check_output(self, argv: Sequence[str], *, stdin: bytes = b"") -> bytes:
         """Run a program to its end and return what it printed, on either stream.
 
-        Raises GcsError with its last words when its exit status is not 0.
+        What it is to read, at most a page, goes through a pipe and is in no file. Raises
+        GcsError with its last words when its exit status is not 0.
         """
-        with tempfile.TemporaryFile() as output:
-            status = await self.run_to_end(argv, stdin=DEVNULL, stdout=output, stderr=output)
+        with tempfile.TemporaryFile() as output, _readable(stdin) as source:
+            status = await self.run_to_end(argv, stdin=source, stdout=output, stderr=output)
             output.seek(0)
             printed = output.read(_MAX_OUTPUT)
         if status != 0:
             words = printed.decode(errors="replace").strip()
             raise GcsError(f"{' '.join(argv)}: exit status {status}: {words}")
         return printed
+
+
+@contextmanager
+def _readable(content: bytes) -> Iterator[int]:
+    """Give a descriptor from which this can be read, and then the end."""
+    if not content:
+        yield DEVNULL
+        return
+    reader, writer = os.pipe()
+    try:
+        try:
+            os.write(writer, content)  # a pipe takes a page at once, with nobody reading
+        finally:
+            os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
 
 
 def _found(program: str) -> str:

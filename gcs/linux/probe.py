@@ -9,7 +9,7 @@ Source: the magic numbers of libblkid, in superblocks/*.c and partitions/*.c of 
 import os
 from pathlib import Path
 
-__all__ = ["identify", "is_blank"]
+__all__ = ["blank", "identify", "is_blank"]
 
 #: What a disk must have of zeros, at its start and at its end, to count as blank. Every file
 #: system, partition table, RAID and LUKS header has its magic within the first 128 KiB (btrfs:
@@ -67,6 +67,19 @@ def is_blank(source: str) -> bool:
         tail = _read(fd, min(size, _BLANK_TAIL), max(0, size - _BLANK_TAIL))
     is_whole = len(head) == min(size, _BLANK_HEAD) and len(tail) == min(size, _BLANK_TAIL)
     return is_whole and not any(head) and not any(tail)
+
+
+def blank(source: str) -> None:
+    """Have a disk count as blank again, after a failure to make something of a blank one."""
+    with Path(source).open("r+b", buffering=0) as device:
+        fd = device.fileno()
+        size = os.lseek(fd, 0, os.SEEK_END)
+        for length, offset in (
+            (min(size, _BLANK_HEAD), 0),
+            (min(size, _BLANK_TAIL), max(0, size - _BLANK_TAIL)),
+        ):
+            os.pwrite(fd, bytes(length), offset)
+        os.fsync(fd)
 
 
 def _read(fd: int, size: int, offset: int) -> bytes:

@@ -10,6 +10,7 @@ CONFIG_MSDOS_PARTITION, CONFIG_EFI_PARTITION
 
 import errno
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,11 +19,13 @@ from typing import Final
 from gcs.linux import abi, mounts, options, pci, syscall, vmbus
 from gcs.linux.undo import Undo, on_failure
 
-__all__ = ["find", "host_numbers", "make_link", "mount", "remove", "remove_link"]
+__all__ = ["find", "holds_files", "host_numbers", "make_link", "mount", "remove", "remove_link"]
 
 _TARGET_MODE = 0o700
 #: What keeps a read-only file system from writing its journal's content back.
 _NO_REPLAY: Final[Mapping[str, str]] = MappingProxyType({"ext4": "noload", "xfs": "norecovery"})
+#: What is in a file system that is new.
+_ALWAYS_THERE: Final = frozenset({"lost+found"})
 
 
 def host_numbers(sysfs: Path = pci.SYSFS) -> dict[str, int]:
@@ -103,6 +106,23 @@ def mount(
         undo.add(syscall.umount, target)
         for change in wanted.propagation:
             syscall.mount("none", target, None, change)
+
+
+def holds_files(source: str, fstype: str) -> bool:
+    """Tell whether there is anything in a disk's file system.
+
+    Its journal is replayed for that: what is only there yet counts as well. Raises OSError if
+    it can't be mounted.
+    """
+    folder = tempfile.mkdtemp(dir="/run", prefix="look-")
+    try:
+        syscall.mount(source, folder, fstype, abi.MountFlag.RDONLY)
+        try:
+            return any(name not in _ALWAYS_THERE for name in os.listdir(folder))  # noqa: PTH208
+        finally:
+            syscall.umount(folder)
+    finally:
+        mounts.remove_target(folder)
 
 
 def make_link(source: str, target: str) -> None:

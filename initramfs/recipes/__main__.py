@@ -45,6 +45,10 @@ def _initrd(engine: Engine) -> None:
     engine.link(initrd.make(engine) / "initrd", "initrd")
 
 
+def _initrd_full(engine: Engine) -> None:
+    engine.link(initrd.make(engine, full=True) / "initrd", "initrd-full")
+
+
 def _images(engine: Engine) -> None:
     engine.link(nyancat.make(engine), "nyancat")
 
@@ -56,7 +60,7 @@ def _tools(engine: Engine) -> None:
 
 
 def _setup(engine: Engine) -> None:
-    for make in (system.ensure, _venv, _images, _initrd, _tools, _kernel):
+    for make in (system.ensure, _venv, _images, _initrd, _initrd_full, _tools, _kernel):
         make(engine)
 
 
@@ -72,6 +76,7 @@ TARGETS: dict[str, Callable[[Engine], int | None]] = {
     "kernel": _kernel,
     "kernel-debug": _kernel_debug,
     "initrd": _initrd,
+    "initrd-full": _initrd_full,
     "images": _images,
     "tools": _tools,
     "setup": _setup,

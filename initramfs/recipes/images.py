@@ -80,6 +80,37 @@ INTERPRETER = FromDebian(
         f"{USR_LIB}libffi.so.*",
     ),
 )
+#: What the full image has over the base one, each a part of its own: `full.yml` has a line for
+#: each, and what else they are linked with is in the base image.
+CHRONY = FromDebian(
+    (
+        *("chrony", "libgnutls30", "libnettle8", "libhogweed6", "libgmp10", "libp11-kit0"),
+        *("libidn2-0", "libunistring2", "libtasn1-6"),
+    ),
+    (
+        *("usr/sbin/chronyd", f"{USR_LIB}libgnutls.so.*", f"{USR_LIB}libnettle.so.*"),
+        *(f"{USR_LIB}libhogweed.so.*", f"{USR_LIB}libgmp.so.*", f"{USR_LIB}libp11-kit.so.*"),
+        *(f"{USR_LIB}libidn2.so.*", f"{USR_LIB}libunistring.so.*", f"{USR_LIB}libtasn1.so.*"),
+    ),
+)
+XFS = FromDebian(
+    ("xfsprogs", "libinih1", "liburcu8"),
+    ("sbin/mkfs.xfs", f"{USR_LIB}libinih.so.*", f"{USR_LIB}liburcu.so.*"),
+)
+CRYPTSETUP = FromDebian(
+    (
+        *("cryptsetup-bin", "libcryptsetup12", "libpopt0", "libdevmapper1.02.1", "libssl3"),
+        *("libargon2-1", "libjson-c5", "libudev1", "libselinux1", "libpcre2-8-0"),
+    ),
+    (
+        *("sbin/cryptsetup", f"{LIB}libcryptsetup.so.*", f"{LIB}libdevmapper.so.*"),
+        *(f"{USR_LIB}libpopt.so.*", f"{USR_LIB}libcrypto.so.*", f"{USR_LIB}libargon2.so.*"),
+        *(f"{USR_LIB}libjson-c.so.*", f"{USR_LIB}libudev.so.*", f"{LIB}libselinux.so.*"),
+        f"{USR_LIB}libpcre2-8.so.*",
+    ),
+)
+#: The parts that are files of Debian packages and nothing else, by the names of the yml files.
+PICKED = {"runc": RUNC, "crun": CRUN, "chrony": CHRONY, "xfs": XFS, "cryptsetup": CRYPTSETUP}
 #: What of the standard library stays behind: build tools, graphics, terminals, databases,
 #: and extension modules whose libraries (OpenSSL, SQLite, …) the guest does not carry.
 LEFT_OUT = tuple(
@@ -147,21 +178,22 @@ def make(engine: Engine, name: str) -> Path:
     """Return the archive of one image, by the name that the yml files give it."""
     makers: dict[str, Callable[[], Path]] = {
         "base": lambda: _debian(engine, "base", BASE, _base),
-        "runc": lambda: _debian(engine, "runc", RUNC, _plain),
-        "crun": lambda: _debian(engine, "crun", CRUN, _plain),
         "python": lambda: _debian(engine, "python", INTERPRETER, _python),
         "packages": lambda: _packages(engine),
         "agent": lambda: _agent(engine),
         "init": lambda: _init(engine),
     }
+    if name in PICKED:
+        return _debian(engine, name, PICKED[name], _plain)
     if name not in makers:
-        raise StepError(f"images: no recipe for gcs/{name}; there are {', '.join(makers)}")
+        known = ", ".join((*PICKED, *makers))
+        raise StepError(f"images: no recipe for gcs/{name}; there are {known}")
     return makers[name]()
 
 
 def debian_packages() -> set[str]:
     """Return every Debian package that some image takes files from."""
-    return {name for part in (BASE, RUNC, CRUN, INTERPRETER) for name in part.packages}
+    return {name for part in (BASE, INTERPRETER, *PICKED.values()) for name in part.packages}
 
 
 def _recipe_inputs(engine: Engine) -> dict[str, str | bytes]:

@@ -13,22 +13,25 @@ from initramfs.recipes.steps import Step, StepError
 
 #: Packed one after the other; the kernel unpacks them in this order, later files winning.
 PARTS = ("base", "agent")
+#: The same with the programs that only some hosts ask for.
+FULL_PARTS = ("base", "full", "agent")
 #: zstd unpacks as fast from any level; 19 is the smallest without a window that costs memory.
 LEVEL = "-19"
 
 
-def make(engine: Engine) -> Path:
-    """Return the folder of ``initrd``."""
+def make(engine: Engine, *, full: bool = False) -> Path:
+    """Return the folder of ``initrd``, of the base image or of the full one."""
     # All at once: apt takes as long for one package as for twenty.
     debian.Pool(engine).resolve(tuple(sorted(images.debian_packages())))
-    parts = [_part(engine, name) for name in PARTS]
+    parts = [_part(engine, name) for name in (FULL_PARTS if full else PARTS)]
 
     def join(step: Step, folder: Path) -> None:
         with (folder / "initrd").open("wb") as out:
             for part in parts:
                 out.write((part / "part.zst").read_bytes())
 
-    return engine.make("initrd", cache.key_of({p.parent.name: p.name for p in parts}), join)
+    name = "initrd-full" if full else "initrd"
+    return engine.make(name, cache.key_of({p.parent.name: p.name for p in parts}), join)
 
 
 def image_names(recipe: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import trio
 
 from gcs.errors import InvalidArgumentError, UnsupportedError, WrongStateError
-from gcs.guest import devices, mounting
+from gcs.guest import devices, encryption, mounting
 from gcs.guest.agent import Agent, MountRecord
 from gcs.guest.kernel_call import in_kernel
 from gcs.guest.log import fields
@@ -121,8 +121,6 @@ async def add_disk(agent: Agent, settings: MappedVirtualDisk) -> None:
 
     Or link to its device, or only wait for it.
     """
-    if settings.encrypted:
-        raise UnsupportedError("MappedVirtualDisk: Encrypted is not supported")
     if not settings.mount_path:
         await _wait_for_disk(settings)
         return
@@ -153,8 +151,22 @@ async def _wait_for_disk(settings: MappedVirtualDisk) -> str:
 
 
 async def _mount_disk(agent: Agent, settings: MappedVirtualDisk, record: MountRecord) -> None:
-    fstype = await _filesystem(agent, record.source, settings)
+    before = Undo()
+    try:
+        if settings.encrypted:
+            fstype = await _encrypt(agent, settings, record, before)
+        else:
+            fstype = await _filesystem(agent, record.source, settings)
+        await _mount_plain(agent, settings, record, fstype)
+    except BaseException as error:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(before.run, error)
+        raise
 
+
+async def _mount_plain(
+    agent: Agent, settings: MappedVirtualDisk, record: MountRecord, fstype: str
+) -> None:
     def mount(undo: Undo) -> None:
         scsi.mount(
             record.source,
@@ -166,6 +178,31 @@ async def _mount_disk(agent: Agent, settings: MappedVirtualDisk, record: MountRe
         )
 
     await mounting.make(agent, record, mount)
+
+
+async def _encrypt(
+    agent: Agent, settings: MappedVirtualDisk, record: MountRecord, undo: Undo
+) -> str:
+    """Make an encrypted disk of an empty one, and a file system on it; return its type.
+
+    The key does not outlive the mount: nothing that is on a disk could be read, and a disk with
+    anything on it is refused.
+    """
+    source, fstype = record.source, settings.filesystem or _MOUNTABLE[0]
+    if settings.read_only:
+        raise InvalidArgumentError(f"{source}: Encrypted and ReadOnly: nothing could be on it")
+    _check_makeable(source, fstype)
+    found = await _read(agent, probe.identify, source)
+    if found in _MOUNTABLE:
+        is_empty = not await _read(agent, partial(scsi.holds_files, fstype=found), source)
+    else:
+        is_empty = not found and await _read(agent, probe.is_blank, source)
+    if not is_empty:
+        what = found or "something unknown"
+        raise WrongStateError(f"{source} holds {what} and is not empty: not encrypted")
+    record.source, record.mappings = await encryption.encrypt(agent, source, undo)
+    await _format(agent, record.source, fstype)
+    return fstype
 
 
 async def _filesystem(agent: Agent, source: str, settings: MappedVirtualDisk) -> str:
@@ -198,10 +235,19 @@ async def _read(agent: Agent, look: Callable[[str], T], source: str) -> T:
 
 async def _format(agent: Agent, source: str, fstype: str) -> None:
     """Make a file system on a blank disk. Raises UnsupportedError if there is no way to."""
-    argv = _MKFS.get(fstype)
-    if argv is None or shutil.which(argv[0]) is None:
-        raise UnsupportedError(f"{source}: the utility VM can't make a {fstype} file system")
+    argv = _check_makeable(source, fstype)
     await agent.children.check_output((*argv, source))
+
+
+def _check_makeable(source: str, fstype: str) -> Sequence[str]:
+    """Return the command that makes a file system. Raises UnsupportedError if there is none."""
+    argv = _MKFS.get(fstype)
+    text = f"{source}: the utility VM can't make a {fstype} file system"
+    if argv is None:
+        raise UnsupportedError(text)
+    if shutil.which(argv[0]) is None:
+        raise UnsupportedError(f"{text}: {argv[0]} is not in this image; the full image has it")
+    return argv
 
 
 async def remove_disk(agent: Agent, settings: MappedVirtualDisk) -> None:

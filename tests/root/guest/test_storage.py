@@ -386,6 +386,55 @@ async def test_a_disk_without_a_file_system_is_refused(stage: Stage) -> None:
     await stage.play(scenario)
 
 
+@pytest.mark.parametrize(
+    ("offset", "content", "said"),
+    [
+        (0, b"garbage", "holds something unknown and is not empty: not encrypted"),
+        (0, b"LUKS\xba\xbe", "holds LUKS and is not empty: not encrypted"),
+        (0, b"XFSB", "mount xfs"),
+        (1080, b"\x53\xef", "mount ext4"),
+    ],
+)
+async def test_a_disk_that_is_not_empty_is_never_encrypted(
+    stage: Stage, offset: int, content: bytes, said: str
+) -> None:
+    """Whatever it holds, and whatever the reason why its files can't be seen: no change."""
+    stage.write(offset, content)
+    before = stage.content()
+
+    async def scenario(storage: Storage) -> None:
+        error = await storage.add_refused(replace(disk(0, make=True), encrypted=True))
+        assert said in error.message
+        assert not storage.path("/run/disks").exists()
+
+    await stage.play(scenario)
+    assert stage.content() == before
+
+
+async def test_files_keep_a_disk_from_being_encrypted(stage: Stage) -> None:
+    """One is enough; and where the program is missing the error names it."""
+
+    async def scenario(storage: Storage) -> None:
+        wanted = replace(disk(0), encrypted=True)
+        await storage.add(disk(0, make=True))
+        storage.path("/run/disks/0/file").write_text("x")
+        await storage.remove(disk(0))
+        error = await storage.add_refused(wanted)
+        assert error.result == Hresult.INVALID_STATE
+        assert "holds ext4 and is not empty: not encrypted" in error.message
+        await storage.add(disk(0))
+        storage.path("/run/disks/0/file").unlink()
+        await storage.remove(disk(0))
+        error = await storage.add_refused(wanted)
+        assert error.result == Hresult.NOT_IMPL
+        assert "cryptsetup is not in this image" in error.message
+        error = await storage.add_refused(replace(wanted, read_only=True))
+        assert error.result == Hresult.ERR_INVALID_ARG
+        await storage.add(disk(0))
+
+    await stage.play(scenario)
+
+
 async def test_a_disk_that_does_not_come_is_named(stage: Stage) -> None:
     """Timeout, and nothing stays; that one has gone does not keep it from being removed."""
 

@@ -124,3 +124,18 @@ def test_an_unknown_type_is_refused(folder: Path, loop: str) -> None:
         scsi.mount(loop, f"{folder}/target", "nofs", readonly=False)
     assert caught.value.errno == errno.ENODEV
     assert not (folder / "target").exists()
+
+
+def test_files_of_a_disk_are_seen_and_none_are_in_a_new_one(folder: Path, loop: str) -> None:
+    """What decides whether it may be encrypted; nothing stays mounted."""
+    before = mounts.read()
+    assert scsi.holds_files(loop, "ext4")
+    with attached(image(folder / "new", mkfs=("mkfs.ext4", "-q"))) as device:
+        assert not scsi.holds_files(device, "ext4")
+    with (
+        attached(image(folder / "zeros")) as device,
+        pytest.raises(OSError, match="mount ext4"),
+    ):
+        scsi.holds_files(device, "ext4")
+    assert mounts.read() == before
+    assert not list(Path("/run").glob("look-*"))

@@ -8,10 +8,23 @@ from initramfs.recipes.steps import StepError
 REPO = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("name", initrd.PARTS)
+@pytest.mark.parametrize("name", initrd.FULL_PARTS)
 def test_each_linuxkit_file_names_images_of_ours(name: str) -> None:
     text = (REPO / "initramfs" / f"{name}.yml").read_text()
     assert len(initrd.image_names(text)) == len(set(initrd.image_names(text))) > 0
+
+
+def test_the_full_image_is_the_base_one_and_a_line_for_each_program() -> None:
+    """Whoever leaves a line out, or adds one, has an image that is neither."""
+    assert [part for part in initrd.FULL_PARTS if part != "full"] == list(initrd.PARTS)
+    text = (REPO / "initramfs/full.yml").read_text()
+    programs = {
+        place.rpartition("/")[2]
+        for name in initrd.image_names(text)
+        for place in images.PICKED[name].keep
+        if "lib/" not in place
+    }
+    assert programs == {"chronyd", "mkfs.xfs", "cryptsetup"}
 
 
 def test_an_image_from_elsewhere_is_refused() -> None:

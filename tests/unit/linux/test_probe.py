@@ -80,6 +80,17 @@ def test_a_disk_smaller_than_what_is_looked_at_will_do(tmp_path: Path, size: int
     assert not probe.is_blank(str(path))
 
 
+def test_a_disk_that_was_blank_can_be_made_blank_again(disk: Path) -> None:
+    """After a failure half-way; it keeps its size."""
+    with disk.open("r+b") as file:
+        file.write(b"LUKS\xba\xbe")
+        file.seek(-512, 2)
+        file.write(b"EFI PART")
+    probe.blank(str(disk))
+    assert probe.is_blank(str(disk))
+    assert disk.stat().st_size == 8 * 1024 * 1024
+
+
 @pytest.mark.parametrize("look", [probe.identify, probe.is_blank])
 def test_a_disk_that_cannot_be_read_is_an_error(tmp_path: Path, look: object) -> None:
     """Never "nothing known", which would have it formatted."""
