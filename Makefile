@@ -87,7 +87,7 @@ initrd-full: ## build/initrd-full: the same with chronyd, mkfs.xfs and cryptsetu
 	@$(RECIPES) initrd-full
 
 .PHONY: images
-images: ## build/nyancat: the seven-layer image, an OCI layout
+images: ## build/nyancat, the seven-layer image, and build/toolbox: OCI layouts
 	@$(RECIPES) images
 
 .PHONY: tools

@@ -17,6 +17,7 @@ from initramfs.recipes import (
     nyancat,
     steps,
     system,
+    toolbox,
     venv,
     vhost_device_vsock,
 )
@@ -51,6 +52,7 @@ def _initrd_full(engine: Engine) -> None:
 
 def _images(engine: Engine) -> None:
     engine.link(nyancat.make(engine), "nyancat")
+    engine.link(toolbox.make(engine), "toolbox")
 
 
 def _tools(engine: Engine) -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from initramfs.recipes import debian, images, kernel, nyancat, system, venv
+from initramfs.recipes import debian, images, kernel, nyancat, system, toolbox, venv
 from initramfs.recipes.engine import Engine
 from initramfs.recipes.steps import Step, StepError
 
@@ -30,7 +30,7 @@ def refresh(engine: Engine) -> None:
 
 def _debian(engine: Engine, step: Step) -> None:
     names = images.debian_packages() | {kernel.SOURCE}
-    names |= {name for layer in nyancat.PACKAGES for name in layer}
+    names |= {name for layer in nyancat.PACKAGES for name in layer} | set(toolbox.PACKAGES)
     pool = engine.cache.root / "pool"
     pool.mkdir(parents=True, exist_ok=True)
     found = debian.download(pool, step, [(name, "") for name in sorted(names)])
