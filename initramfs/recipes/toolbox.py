@@ -11,7 +11,17 @@ from initramfs.recipes.steps import Step
 from initramfs.recipes.tree import Tree
 
 PACKAGES = (
-    *("base-files", "libc6", "libc-bin", "dash", "coreutils", "diffutils", "tar", "dpkg", "git"),
+    *(
+        "base-files",
+        "libc6",
+        "libc-bin",
+        "dash",
+        "coreutils",
+        "diffutils",
+        "tar",
+        "dpkg",
+        "git",
+    ),
     *("libacl1", "libattr1", "libgmp10", "libselinux1", "libpcre2-8-0", "libmd0", "zlib1g"),
     *("libbz2-1.0", "liblzma5", "libzstd1"),
 )
@@ -44,9 +54,7 @@ def make(engine: Engine) -> Path:
         writer = oci.Layout(folder)
         layer = oci.gzip_layer(tree.to_tar(picked(whole)), " ".join(PACKAGES))
         manifest = writer.image(oci.Image([layer], CONFIG))
-        writer.finish(
-            [manifest | {"annotations": {"org.opencontainers.image.ref.name": "v1"}}]
-        )
+        writer.finish([manifest | {"annotations": {"org.opencontainers.image.ref.name": "v1"}}])
 
     return engine.make("toolbox", cache.key_of(inputs), build)
 
