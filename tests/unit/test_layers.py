@@ -36,6 +36,7 @@ _HANDLED = tuple(
         "bundles",
         "command_line",
         "devices",
+        "encryption",
         "handlers",
         "kernel_call",
         "log",
