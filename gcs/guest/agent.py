@@ -21,6 +21,7 @@ from gcs.errors import (
     NotFoundError,
     WrongStateError,
 )
+from gcs.guest.gate import Gate
 from gcs.guest.hosts import Host
 from gcs.guest.log import fields
 from gcs.guest.memory import PodMemory
@@ -112,6 +113,11 @@ class Container:
     wait_answered: trio.Event = field(default_factory=trio.Event)
     #: held by the request that deletes it
     deletion: trio.Lock = field(default_factory=trio.Lock)
+    #: the runtime's calls about it are inside, but for the one that deletes it
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.container_id)
 
     def take(self, prepared: Prepared) -> None:
         """Remember what the spec for the runtime says of the container."""

@@ -85,6 +85,19 @@ class Children:
         except OSError as error:
             _log.warning("orphans not reaped", extra=fields(error=error))
 
+    def kill_unowned(self, pid: int) -> None:
+        """Kill a child that started under a hold and has no owner; any other is left alone.
+
+        The hold keeps it from being reaped, so that the number is still its own.
+        """
+        try:
+            is_child = pid in procfs.children()
+        except OSError as error:
+            _log.warning("process not killed", extra=fields(pid=pid, error=error))
+            return
+        if is_child and pid not in self._owned and self._is_held(pid):
+            os.kill(pid, signal.SIGKILL)
+
     def _is_held(self, pid: int) -> bool:
         if not self._holds:
             return False

@@ -11,8 +11,8 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL  # noqa: TID251 - a constant for trio
@@ -34,7 +34,7 @@ from gcs.guest.log import fields
 from gcs.guest.process import Process
 from gcs.guest.reaper import Children
 
-__all__ = ["Runc", "StandardStreams", "error_from"]
+__all__ = ["Runc", "StandardStreams", "Turn", "error_from"]
 
 _log = logging.getLogger("gcs.runc")
 
@@ -77,6 +77,11 @@ _ERRORS: tuple[tuple[tuple[str, ...], type[GcsError]], ...] = (
     (("cannot exec in a stopped container",), ContainerStoppedError),
     (("cannot start a container that has stopped",), ContainerStoppedError),
 )
+
+
+#: Entered when a call that had to wait for others begins: it raises if there is no point any
+#: more, and is held until the call has ended.
+Turn = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +130,31 @@ class Runc:
         streams: StandardStreams,
         *,
         tty: bool,
+        turn: Turn = nullcontext,
     ) -> tuple[Process, int | None]:
         """Start a process in a container; return it, owned, and its terminal's master."""
         with _folder() as folder:
             spec = Path(folder, "process.json")
             spec.write_bytes(msgspec.json.encode(process))  # noqa: ASYNC240 - tmpfs
             arguments = ("exec", "--detach", "--process", str(spec))
-            return await self._launch(arguments, container_id, streams, tty=tty)
+            return await self._launch(arguments, container_id, streams, tty=tty, turn=turn)
 
-    async def start(self, container_id: str) -> None:
+    async def start(self, container_id: str, turn: Turn = nullcontext) -> None:
         """Let a created container's init go on to its program."""
         async with self.starting:
-            await self._call("start", container_id)
+            with turn():
+                await self._call("start", container_id)
 
-    async def update(self, container_id: str, resources: Mapping[str, object]) -> None:
+    async def update(
+        self, container_id: str, resources: Mapping[str, object], turn: Turn = nullcontext
+    ) -> None:
         """Change the limits of a container to those of an OCI resources document."""
         with _folder() as folder:
             document = Path(folder, "resources.json")
             document.write_bytes(msgspec.json.encode(resources))  # noqa: ASYNC240 - tmpfs
             async with self.ending:
-                await self._call("update", "--resources", str(document), container_id)
+                with turn():
+                    await self._call("update", "--resources", str(document), container_id)
 
     async def delete(self, container_id: str) -> None:
         """Forget a container that is stopped or was never started."""
@@ -165,16 +175,21 @@ class Runc:
         streams: StandardStreams,
         *,
         tty: bool,
+        turn: Turn = nullcontext,
     ) -> tuple[Process, int | None]:
         async with self.starting:
-            with _folder() as folder, self.children.hold():
+            with turn(), _folder() as folder, self.children.hold():
                 pid_file = Path(folder, "pid")
                 with _console(folder if tty else None) as console:
                     socket_argument = (
                         () if console is None else ("--console-socket", f"{folder}/s")
                     )
                     argv = (*arguments, "--pid-file", str(pid_file), *socket_argument)
-                    await self._run(folder, (*argv, container_id), streams, _TIMEOUT_S)
+                    try:
+                        await self._run(folder, (*argv, container_id), streams, _TIMEOUT_S)
+                    except BaseException:
+                        self._end_started(pid_file)
+                        raise
                     process = Process.adopt(self.children, _pid_in(pid_file))
                     try:
                         master = None if console is None else await _receive_terminal(console)
@@ -182,6 +197,11 @@ class Runc:
                         process.abandon(self.children)
                         raise
                 return process, master
+
+    def _end_started(self, pid_file: Path) -> None:
+        """Kill what a call that failed late has started: nobody else would know of it."""
+        with suppress(RuncError):
+            self.children.kill_unowned(_pid_in(pid_file))
 
     async def _call(self, *arguments: str, timeout_s: float | None = None) -> None:
         with _folder() as folder:

@@ -6,6 +6,7 @@ Each process waits for a line on its stdin, which is its exit status.
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gcs.errors import (
     WrongStateError,
 )
 from gcs.guest.process import Process
-from gcs.guest.runc import Runc, StandardStreams
+from gcs.guest.runc import Runc, StandardStreams, Turn
 
 __all__ = ["FakeRuntime"]
 
@@ -71,23 +72,26 @@ class FakeRuntime(Runc):
         streams: StandardStreams,
         *,
         tty: bool,
+        turn: Turn = nullcontext,
     ) -> tuple[Process, int | None]:
         failure = self._next_failure()
-        if not self._is_alive(container_id):
-            raise ContainerStoppedError("cannot exec in a stopped container")
-        found = Process.adopt(self.children, self._spawn())
+        with turn():
+            if not self._is_alive(container_id):
+                raise ContainerStoppedError("cannot exec in a stopped container")
+            found = Process.adopt(self.children, self._spawn())
         if failure:
             found.abandon(self.children)
             raise RuncError("failed late")
         return found, None
 
-    async def start(self, container_id: str) -> None:
+    async def start(self, container_id: str, turn: Turn = nullcontext) -> None:
         failure = self._next_failure()
-        if not self._is_alive(container_id):
-            raise ContainerStoppedError("cannot start a container that has stopped")
-        if self.made[container_id].is_started:
-            raise WrongStateError("cannot start an already running container")
-        self.made[container_id].is_started = not failure
+        with turn():
+            if not self._is_alive(container_id):
+                raise ContainerStoppedError("cannot start a container that has stopped")
+            if self.made[container_id].is_started:
+                raise WrongStateError("cannot start an already running container")
+            self.made[container_id].is_started = not failure
         if failure:
             raise RuncError("failed late")
 

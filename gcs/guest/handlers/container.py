@@ -8,7 +8,12 @@ from contextlib import suppress
 
 import trio
 
-from gcs.errors import ContainerNotFoundError, ContainerStoppedError, NotFoundError
+from gcs.errors import (
+    ContainerNotFoundError,
+    ContainerStoppedError,
+    NotFoundError,
+    WrongStateError,
+)
 from gcs.guest import bundles, provision
 from gcs.guest.agent import Agent, Container, State
 from gcs.guest.handlers import pod
@@ -110,11 +115,19 @@ async def delete_state(agent: Agent, request: DeleteContainerState) -> Reply:
     the last of them takes the folders along.
     """
     container = agent.container(request.container_id)
+    _check_not_running(container)
     async with container.deletion:
         agent.container(request.container_id)  # it may have gone while this one waited
-        await _delete(agent, container)
+        async with container.gate.closed():
+            _check_not_running(container)  # a start that was at work has come to its end
+            await _delete(agent, container)
     _log.info("container deleted", extra=fields(cid=container.container_id))
     return Reply()
+
+
+def _check_not_running(container: Container) -> None:
+    if container.state is State.RUNNING:
+        raise WrongStateError(f"container {container.container_id} is running")
 
 
 async def _delete(agent: Agent, container: Container) -> None:

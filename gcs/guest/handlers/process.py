@@ -7,8 +7,8 @@ import shlex
 import shutil
 import struct
 import termios
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -95,7 +95,7 @@ async def _start_init(
         ports = settings.vsock_stdio_relay_settings
         init.stdio = _attach(agent, container, endpoints, log, ports)
         try:
-            await agent.runc.start(container.container_id)
+            await agent.runc.start(container.container_id, container.gate.entered)
         except BaseException:
             init.stdio.close()
             raise
@@ -166,7 +166,9 @@ async def _exec(
         pipes = None if has_terminal else _pipes_for(endpoints)
         streams = StandardStreams(*pipes.theirs) if pipes else StandardStreams()
         process, master = await agent.runc.exec(
-            container.container_id, oci_process, streams, tty=has_terminal
+            *(container.container_id, oci_process, streams),
+            tty=has_terminal,
+            turn=lambda: _entered_running(container),
         )
     except BaseException:
         endpoints.close()
@@ -180,6 +182,14 @@ async def _exec(
         with suppress(NotFoundError):
             process.kill(_SIGKILL)
     return ExecuteProcessReply(process_id=process.pid)
+
+
+@contextmanager
+def _entered_running(container: Container) -> Iterator[None]:
+    """Be at work on a container that still runs, whatever happened while others had turns."""
+    with container.gate.entered():
+        container.check_running()
+        yield
 
 
 async def _with_user(

@@ -21,7 +21,8 @@ async def constrain(agent: Agent, container: Container, settings: ResourceSettin
     assert isinstance(settings, ContainerConstraints), "the table is looked up by this type"
     if container.state is State.STOPPED:
         raise ContainerStoppedError(f"container {container.container_id} has exited")
-    await agent.runc.update(container.container_id, settings.linux)
+    cid, turn = container.container_id, container.gate.entered
+    await agent.runc.update(cid, settings.linux, turn)
 
 
 async def refresh_limit(agent: Agent, _settings: PodCgroupMemoryLimit) -> None:

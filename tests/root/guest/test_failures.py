@@ -256,6 +256,100 @@ async def test_a_container_that_runs_is_not_deleted(tmp_path: Path, runtime: str
     await play(tmp_path, scenario, "-runtime", runtime)
 
 
+def slow_until_mended(verb: str) -> str:
+    """Return a script that holds up one kind of calls."""
+    return (
+        f'if [ "$verb" = {verb} ]; then touch /run/begun;'
+        " while [ ! -e /run/mended ]; do sleep 0.05; done; fi"
+    )
+
+
+async def at_once(client: Client, slow: Call, host: AgentHost, end: bool) -> list[Hresult]:
+    """Ask for something slow and delete its container meanwhile; return both results."""
+    found = dict[int, Hresult]()
+
+    async def ask(index: int, request: Call) -> None:
+        try:
+            await client.call(request)
+            found[index] = Hresult.OK
+        except CallError as error:
+            found[index] = Hresult(error.result)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask, 0, slow)
+        await wait_for_file(host, client, "/run/begun")
+        if end:
+            await client.call(ShutdownForced(container_id="c"))
+            await client.notifications.receive()
+        nursery.start_soon(ask, 1, DeleteContainerState(container_id="c"))
+        again = host.create_request("c", host.spec("true"))
+        assert (await refused(client, again)).result == Hresult.SYSTEM_ALREADY_EXISTS
+        assert found == {}
+        await mend(host, client)
+    return [found[0], found[1]]
+
+
+async def test_a_deletion_waits_for_a_start(tmp_path: Path) -> None:
+    """The next container of that id would be started by it; and this one runs in the end."""
+
+    async def scenario(host: AgentHost, client: Client) -> None:
+        await client.call(host.create_request("c", host.spec("sleep", "100")))
+        results = await at_once(client, ExecuteProcess(container_id="c"), host, end=False)
+        assert results == [Hresult.OK, Hresult.INVALID_STATE]
+
+    runtime = runtime_that(tmp_path, "runc", slow_until_mended("start"))
+    await play(tmp_path, scenario, "-runtime", runtime)
+
+
+async def test_a_deletion_waits_for_an_exec(tmp_path: Path) -> None:
+    """It would run in the next container of that id."""
+
+    async def scenario(host: AgentHost, client: Client) -> None:
+        create = host.create_request("c", host.spec("sleep", "100"))
+        await client.call(create)
+        await client.call(ExecuteProcess(container_id="c"))
+        results = await at_once(client, _exec_without_streams("c", "true"), host, end=True)
+        assert results == [Hresult.SYSTEM_ALREADY_STOPPED, Hresult.OK]
+        await client.call(create)
+
+    runtime = runtime_that(tmp_path, "runc", slow_until_mended("exec"))
+    await play(tmp_path, scenario, "-runtime", runtime)
+
+
+async def wait_for_file(host: AgentHost, client: Client, path: str) -> None:
+    """Wait until a file is there, in the VM."""
+    script = f"until [ -e {path} ]; do sleep 0.05; done"
+    look = vm_process("/bin/sh", "-c", script, PATH="/bin:/usr/bin")
+    with trio.fail_after(20):
+        await wait(client, VM, await host.execute(client, VM, Streams(), look))
+
+
+@RUNTIMES
+@pytest.mark.parametrize(
+    ("then", "message"), [("exit 3", "exit status 3"), ("sleep 99", "1.5 s")]
+)
+async def test_an_exec_whose_runtime_fails_late_does_not_run_on(
+    tmp_path: Path, runtime: str, then: str, message: str
+) -> None:
+    """The host was told of no process: nobody could wait for it, nor end it."""
+    script = f'if [ "$verb" = exec ]; then real "$@"; {then}; fi'
+
+    async def scenario(host: AgentHost, client: Client) -> None:
+        await host.create(client, "c", "sleep", "100")
+        await host.execute(client, "c", Streams())
+        error = await refused(client, _exec_without_streams("c", "sleep", "4321"))
+        assert message in error.message
+        gone = "while ps -e -o args= | grep '^[s]leep 4321'; do sleep 0.1; done"
+        look = vm_process("/bin/sh", "-c", gone, PATH="/bin:/usr/bin")
+        with trio.fail_after(10):
+            await wait(client, VM, await host.execute(client, VM, Streams(), look))
+        assert await exits(client) == []
+
+    flags = ("-runtime", runtime_that(tmp_path, runtime, script))
+    before = "from gcs.guest import runc; runc._TIMEOUT_S = 1.5"
+    await play(tmp_path, scenario, *flags, before=before)
+
+
 @RUNTIMES
 @pytest.mark.parametrize("terminal", [False, True])
 async def test_an_exec_that_is_refused_leaks_nothing(

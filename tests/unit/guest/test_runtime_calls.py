@@ -1,13 +1,16 @@
 """Calls of an OCI runtime that is a script."""
 
+from collections.abc import Awaitable, Callable
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from gcs.errors import RuncError
+from gcs.errors import ContainerNotFoundError, RuncError
 from gcs.guest import runc
+from gcs.guest.gate import Gate
 from gcs.guest.reaper import Children
 from gcs.guest.runc import Runc
 
@@ -65,3 +68,54 @@ async def test_deletions_are_made_a_few_at_a_time(
     running = list(accumulate(1 if line == "+" else -1 for line in seen.read_text().split()))
     assert len(running) == 12
     assert max(running) == 2
+
+
+async def test_a_call_that_waited_for_its_turn_until_its_container_went_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then another container may have the id. Nobody waits for it before it begins."""
+    monkeypatch.setattr(runc, "_SCRATCH", tmp_path / "scratch")
+    script, seen = tmp_path / "runtime", tmp_path / "seen"
+    script.write_text(f'#!/bin/sh\nshift 4; echo "$1" >>{seen}\n')
+    script.chmod(0o755)
+    places = trio.CapacityLimiter(1)
+    runtime, gate = Runc(Children(), str(script), places, places), Gate("c")
+    refused = []
+
+    async def late(name: str, call: Callable[[], Awaitable[None]]) -> None:
+        with pytest.raises(ContainerNotFoundError, match="container c is being deleted"):
+            await call()
+        refused.append(name)
+
+    async with trio.open_nursery() as nursery, places:
+        nursery.start_soon(late, "start", lambda: runtime.start("c", gate.entered))
+        nursery.start_soon(late, "update", lambda: runtime.update("c", {}, gate.entered))
+        await trio.testing.wait_all_tasks_blocked()
+        async with gate.closed():
+            assert refused == []
+    assert sorted(refused) == ["start", "update"]
+    await runtime.delete("c")
+    assert seen.read_text() == "delete\n"
+
+
+async def test_a_deletion_waits_for_calls_that_have_begun() -> None:
+    """One that fails lets calls in again."""
+    gate, steps = Gate("c"), list[str]()
+
+    async def delete() -> None:
+        async with gate.closed():
+            steps.append("deletion")
+            raise RuncError("no")
+
+    async def fail() -> None:
+        with pytest.raises(RuncError):
+            await delete()
+
+    async with trio.open_nursery() as nursery:
+        with gate.entered(), gate.entered():
+            nursery.start_soon(fail)
+            await trio.testing.wait_all_tasks_blocked()
+            steps.append("call")
+    assert steps == ["call", "deletion"]
+    with gate.entered():
+        steps.append("call")
