@@ -9,8 +9,8 @@ Needs: CONFIG_VIRTIO_NET
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +23,6 @@ __all__ = [
     "change",
     "create_namespace",
     "detach",
-    "free_name",
     "mtu_of",
     "on_pci",
     "with_mac",
@@ -32,6 +31,8 @@ __all__ = [
 T = TypeVar("T")
 
 _LOOPBACK = "lo"
+#: Of a namespace; a VM has 32 slots for each of its PCI buses.
+_MAX_NAMES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,6 @@ def mtu_of(name: str, sysfs: Path = pci.SYSFS) -> int:
     return int((sysfs / "class/net" / name / "mtu").read_text())
 
 
-def free_name(taken: Set[str]) -> str:
-    """Return eth0, or the next one that is not taken."""
-    return next(name for n in range(len(taken) + 1) if (name := f"eth{n}") not in taken)
-
-
 # -- use -------------------------------------------------------------------------------------
 
 
@@ -142,14 +138,10 @@ def attach(name: str, target: int | None, config: link.Config) -> Attached:
     """
 
     def work(visit: _Visit) -> Attached:
-        found = visit.outside.find(name)
-        new_name = name
+        found = moved = visit.outside.find(name)
         if target is not None:
-            new_name = free_name({one.name for one in visit.inside.links()})
-            visit.outside.move(found, target, new_name)
-        # Its number may have been taken there.
-        moved = visit.inside.find(new_name)
-        attached = Attached(moved.index, new_name, found.mtu, name, config)
+            moved = _move(visit.outside, found, visit.inside, target, _names())
+        attached = Attached(moved.index, moved.name, found.mtu, name, config)
         with _undoing(lambda: _withdraw(visit, attached, target)):
             visit.inside.apply(moved, link.Config(), config)
         return attached
@@ -157,11 +149,45 @@ def attach(name: str, target: int | None, config: link.Config) -> Attached:
     return _visit(target, work)
 
 
+def _names(first: str = "eth0") -> Iterator[str]:
+    """Yield what a NIC may be called, the best name first."""
+    yield first
+    yield from (name for n in range(_MAX_NAMES) if (name := f"eth{n}") != first)
+
+
+def _move(
+    source: link.Session, nic: link.Link, to: link.Session, netns_: int, names: Iterator[str]
+) -> link.Link:
+    """Move a NIC into another namespace, under the first of the names that is free there.
+
+    Whether it is free is for the kernel to say when it moves it: others may be at work there,
+    and root in a container can make links of any name. Raises EEXIST when none is free.
+    """
+    for name in names:
+        try:
+            source.move(nic, netns_, name)
+        except FileExistsError:
+            if source.at(nic.index) is None:  # moved, with the name that it had
+                return _rename(to, to.find(nic.name), names)
+        else:
+            return to.find(name)
+    raise OSError(errno.EEXIST, f"no name is free for link {nic.name}")
+
+
+def _rename(session: link.Session, nic: link.Link, names: Iterator[str]) -> link.Link:
+    """Call a NIC by the first of the names that is free, which may be the one that it has."""
+    for name in names:
+        with suppress(FileExistsError):
+            session.rename(nic, name)
+            return replace(nic, name=name)
+    return nic
+
+
 def change(attached: Attached, target: int | None, config: link.Config) -> Attached:
     """Set a NIC up in another way. When this fails it is as it was before."""
 
     def work(visit: _Visit) -> Attached:
-        found = _at(visit.inside, attached.index)
+        found = visit.inside.at(attached.index)
         if found is None:
             raise OSError(errno.ENODEV, f"NIC {attached.name} is no longer there")
         before = attached.config
@@ -193,13 +219,9 @@ def _undoing(undo: Callable[[], object]) -> Iterator[None]:
         raise
 
 
-def _at(session: link.Session, index: int) -> link.Link | None:
-    return next((one for one in session.links() if one.index == index), None)
-
-
 def _withdraw(visit: _Visit, attached: Attached, target: int | None) -> str:
     visit.inside.remove_rules(attached.config.rules)
-    found = _at(visit.inside, attached.index)
+    found = visit.inside.at(attached.index)
     if found is None:
         return ""
     if target is None:
@@ -208,7 +230,5 @@ def _withdraw(visit: _Visit, attached: Attached, target: int | None) -> str:
         return found.name
     if found.mtu != attached.mtu:
         visit.inside.set_mtu(found, attached.mtu)
-    taken = {one.name for one in visit.outside.links()}
-    name = free_name(taken) if attached.old_name in taken else attached.old_name
-    visit.inside.move(found, visit.vm, name)
-    return name
+    names = _names(attached.old_name)
+    return _move(visit.inside, found, visit.outside, visit.vm, names).name

@@ -10,7 +10,6 @@ from gcs.guest import netplan
 from gcs.guest.netplan import Dns
 from gcs.guest.networks import Networks
 from gcs.guest.spec import files
-from gcs.linux import nic
 from gcs.wire.resource import IPConfig, NetworkAdapter, NetworkRoute
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d.e", "f"]), max_size=6)
@@ -50,14 +49,6 @@ def test_the_lowest_free_table_is_taken(taken: set[int]) -> None:
     assert table not in taken | {253, 254, 255}
     assert table >= 101
     assert set(range(101, table)) <= taken | {253, 254, 255}
-
-
-@given(st.sets(st.sampled_from([f"eth{n}" for n in range(8)]) | st.text()))
-def test_the_lowest_free_name_is_taken(taken: set[str]) -> None:
-    """eth0, eth1, and so on."""
-    name = nic.free_name(taken)
-    assert name not in taken
-    assert {f"eth{n}" for n in range(int(name.removeprefix("eth")))} <= taken
 
 
 @given(

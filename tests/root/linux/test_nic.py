@@ -129,6 +129,37 @@ def test_a_name_that_the_pod_has_taken_is_passed_over(vm: Vm) -> None:
     assert nic.attach(vm.plug(), vm.pod, Config()).name == "eth1"
 
 
+def test_two_nics_that_had_one_name_come_back_both(vm: Vm) -> None:
+    """The second one was plugged in when the first one's name was free again."""
+    first = nic.attach(vm.plug(1), vm.pod, FULL)
+    name = vm.plug(2)
+    subprocess.run(("ip", "link", "set", name, "name", "nic1"), check=True)
+    second = nic.attach("nic1", vm.pod, Config())
+    assert (nic.detach(first, vm.pod), nic.detach(second, vm.pod)) == ("nic1", "eth0")
+    assert vm.names(is_pod=False) == ["nic1", "eth0"]
+
+
+def test_names_that_are_taken_where_a_nic_comes_back_are_passed_over(vm: Vm) -> None:
+    """Whether or not the name that it has in its pod is one of them."""
+    for taken in (("nic1",), ("nic1", "eth0"), ("nic1", "eth0", "eth1")):
+        attached = nic.attach(vm.plug(), vm.pod, Config())
+        for number, name in enumerate(taken):
+            vm.wires.plug(os.getpid(), 7 + number)
+            subprocess.run(("ip", "link", "set", f"nic{7 + number}", "name", name), check=True)
+        assert nic.detach(attached, vm.pod) == f"eth{len(taken) - 1}"
+        assert vm.names() == []
+        for number in (1, *range(7, 7 + len(taken))):
+            vm.wires.unplug(number)
+
+
+def test_the_kernel_s_own_words_are_in_an_error(vm: Vm) -> None:
+    """And not only the number's."""
+    attached = nic.attach(vm.plug(), vm.pod, Config())
+    config = Config(addresses=(Address("10.1.2.3", 24), Address("10.1.2.3", 24)))
+    with pytest.raises(FileExistsError, match="eth0: ipv4: Address already assigned"):
+        nic.change(attached, vm.pod, config)
+
+
 def _move(name: str, target: int) -> None:
     with link.open_session() as session:
         session.move(session.find(name), target, name)
