@@ -70,6 +70,18 @@ test-vm: setup ## tests that boot the VM
 soak: setup ## every test at its full count, for an hour or two; the result goes to docs/soak.md
 	$(BIN)/python -m tests.soak
 
+.PHONY: bench
+bench: setup ## figures beside their floors, to docs/bench and docs/page-sharing.svg; BENCH="boot exec" for some
+	$(BIN)/python -m tests.bench $(BENCH)
+
+.PHONY: bench-check
+bench-check: setup ## fail when a ratio to its floor is worse than the committed one by its tolerance
+	$(BIN)/python -m tests.bench --check $(BENCH)
+
+.PHONY: boot-profile
+boot-profile: setup ## a picture of where the time of a boot goes, to docs/bench/boot-profile.svg
+	$(BIN)/python -m tests.bench.bootprofile
+
 .PHONY: kernel
 kernel: ## build/kernel and build/vmlinux from kconfig/
 	@$(RECIPES) kernel

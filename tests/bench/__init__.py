@@ -1,0 +1,1 @@
+"""Figures of the product, each beside a floor that is measured in the same run."""

@@ -1,0 +1,1 @@
+"""Tests of the bench itself: its arithmetic, its files and its pictures."""
