@@ -17,7 +17,7 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from gcs.linux import abi, devmapper, mounts, pci, syscall, vmbus
+from gcs.linux import abi, devmapper, ext4, mounts, pci, syscall, vmbus
 from gcs.linux.undo import Undo
 
 __all__ = ["find", "find_in_slot", "has_dax", "map_part", "mount"]
@@ -84,7 +84,8 @@ def _mount(source: str, target: str, flags: abi.MountFlag, words: tuple[str, ...
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        syscall.mount(source, target, "ext4", flags, ",".join(words) or None)
+        with ext4.explained(source):
+            syscall.mount(source, target, "ext4", flags, ",".join(words) or None)
         return False
     return True
 

@@ -12,11 +12,12 @@ import errno
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from gcs.linux import abi, mounts, options, pci, syscall, vmbus
+from gcs.linux import abi, ext4, mounts, options, pci, syscall, vmbus
 from gcs.linux.undo import Undo, on_failure
 
 __all__ = ["find", "holds_files", "host_numbers", "make_link", "mount", "remove", "remove_link"]
@@ -102,7 +103,8 @@ def mount(
     if abi.MountFlag.RDONLY in flags and fstype in _NO_REPLAY:
         data = ",".join(filter(None, (_NO_REPLAY[fstype], data)))
     with mounts.mounting(target, _TARGET_MODE, outer) as undo:
-        syscall.mount(source, target, fstype, flags, data or None)
+        with ext4.explained(source) if fstype == "ext4" else nullcontext():
+            syscall.mount(source, target, fstype, flags, data or None)
         undo.add(syscall.umount, target)
         for change in wanted.propagation:
             syscall.mount("none", target, None, change)

@@ -15,7 +15,7 @@ import re
 import struct
 from pathlib import Path
 
-from gcs.linux import devmapper
+from gcs.linux import devmapper, ext4
 from gcs.linux.undo import Undo
 
 __all__ = ["create"]
@@ -26,7 +26,6 @@ _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s")
 _SIGNATURE = b"verity\0\0"
 #: The unit of the tree, and what DAX-less ext4 layers have for blocks as well.
 _BLOCK = 4096
-_EXT4_MAGIC, _EXT4_64BIT = 0xEF53, 0x80
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,14 +48,10 @@ def create(name: str, source: str, root_digest: str, outer: Undo | None = None) 
 
 def _ext4_size(fd: int, source: str) -> int:
     """Return the bytes of the file system at the start of a device."""
-    head = os.pread(fd, 1024, 1024).ljust(1024, b"\0")
-    low, log_size = struct.unpack_from("<4xI16xI", head)
-    magic, incompatible = struct.unpack_from("<56xH38xI", head)
-    high = struct.unpack_from("<I", head, 0x150)[0] if incompatible & _EXT4_64BIT else 0
-    size = (high << 32 | low) << (10 + log_size) if log_size <= 6 else 0
-    if magic != _EXT4_MAGIC or not size or size % _BLOCK:
+    found = ext4.read(fd)
+    if found is None or not found.size or found.size % _BLOCK:
         raise OSError(errno.EINVAL, f"{source}: no ext4 whose digests could follow it")
-    return size
+    return found.size
 
 
 def _salt(fd: int, source: str, offset: int) -> str:
