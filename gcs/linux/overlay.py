@@ -5,7 +5,8 @@ them (and the backslash) is escaped by a backslash inside a path. The kernel tak
 apart with the escapes in it and removes them once, from each path.
 
 mount(2) takes one page of options, which some forty layers fill. What does not fit is given to
-the kernel option by option.
+the kernel option by option. One of these has at most 255 bytes: a longer path goes by the link
+that /proc has to an open descriptor, and /proc/mounts shows it so.
 
 Source: Documentation/filesystems/overlayfs.rst; ovl_next_opt(),
 ovl_parse_param_split_lowerdirs() and ovl_unescape() in fs/overlayfs/params.c;
@@ -13,10 +14,9 @@ fsopen(2), whose `lowerdir+` overlayfs has since 6.7.
 Needs: CONFIG_OVERLAY_FS
 """
 
-import errno
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 
 from gcs.linux import abi, mounts, syscall
 from gcs.linux.undo import Undo, on_failure
@@ -51,8 +51,7 @@ def mount(
     """Mount the layers, topmost first, at the target; without an upperdir read-only.
 
     Makes the target, upperdir and workdir when they are missing, and removes again, when it
-    fails, those that it made. Raises ENAMETOOLONG for a path that the kernel does not take when
-    the options are longer than a page.
+    fails, those that it made.
     """
     data = options(lowerdirs, upperdir, workdir)
     with on_failure(outer) as undo:
@@ -101,26 +100,37 @@ def _mount_one_by_one(
 
 def _configured(context: int, lowerdirs: Sequence[str], upperdir: str, workdir: str) -> int:
     """Return the descriptor of the overlay, which is not mounted anywhere yet."""
-    for path in lowerdirs:
-        _set_path(context, "lowerdir+", path)
-    if upperdir:
-        # These two the kernel unescapes; a layer that is added by itself it does not.
-        _set_path(context, "upperdir", _escape(upperdir))
-        _set_path(context, "workdir", _escape(workdir))
-    else:
-        syscall.fsconfig(context, abi.FsConfig.SET_FLAG, "ro")
-    syscall.fsconfig(context, abi.FsConfig.CREATE)
+    with ExitStack() as opened:
+        for path in lowerdirs:
+            _set_path(context, "lowerdir+", path, opened)
+        if upperdir:
+            # These two the kernel unescapes; a layer that is added by itself it does not.
+            _set_path(context, "upperdir", upperdir, opened, escape=_escape)
+            _set_path(context, "workdir", workdir, opened, escape=_escape)
+        else:
+            syscall.fsconfig(context, abi.FsConfig.SET_FLAG, "ro")
+        syscall.fsconfig(context, abi.FsConfig.CREATE)
     return syscall.fsmount(context, 0 if upperdir else abi.MOUNT_ATTR_RDONLY)
 
 
-def _set_path(context: int, key: str, path: str) -> None:
-    if len(os.fsencode(path)) > abi.FSCONFIG_VALUE_MAX:
-        raise OSError(
-            errno.ENAMETOOLONG,
-            f"{path}: more than {abi.FSCONFIG_VALUE_MAX} bytes,"
-            " and the options do not fit into a page",
-        )
-    syscall.fsconfig(context, abi.FsConfig.SET_STRING, key, path)
+def _set_path(
+    context: int,
+    key: str,
+    path: str,
+    opened: ExitStack,
+    *,
+    escape: Callable[[str], str] = str,
+) -> None:
+    """Name a folder; one whose path is too long by a descriptor, open until the block's end."""
+    value = escape(path)
+    if len(os.fsencode(value)) > abi.FSCONFIG_VALUE_MAX:
+        try:
+            folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: {path}") from error
+        opened.callback(os.close, folder)
+        value = f"/proc/self/fd/{folder}"
+    syscall.fsconfig(context, abi.FsConfig.SET_STRING, key, value)
 
 
 def _said(context: int) -> str:
