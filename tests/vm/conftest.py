@@ -64,7 +64,7 @@ def vm(image: Path, memory_mib: int, vcpus: int, accel: str) -> Iterator[SharedV
         initrd=find_initrd(None),
         memory_mib=memory_mib,
         cpus=vcpus,
-        pmem_ports=len(_LAYERS) + 2,
+        pmem_ports=len(_LAYERS) + 4,
         nic_ports=4,
         accelerator=accel,
     )

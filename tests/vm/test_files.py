@@ -195,7 +195,7 @@ def test_a_repository_on_a_share_is_cloned(
     """By links and by a pack, onto the share and onto the scratch; the host can go on there."""
     source = tmp_path / "source"
     source.mkdir()
-    for number in range(20):
+    for number in range(8):
         (source / f"file{number}").write_bytes(os.urandom(3000 * number))
     git = ("git", "-c", "user.name=n", "-c", "user.email=n@example.org", "-C", str(source))
     for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "one")):
@@ -289,9 +289,9 @@ def test_a_package_on_a_share_is_installed(
             vm_connected,
             mounted,
             folder,
-            "dpkg -i here.deb; cat /configured; dpkg --verify here; dpkg -s here | grep Status;"
+            "dpkg -i here.deb; cat /configured; dpkg --verify here; dpkg -s here;"
             "touch root/var/lib/dpkg/status; dpkg --root=/share/root -i there.deb;"
-            "dpkg --root=/share/root -s there | grep Status;"
+            "dpkg --root=/share/root -s there;"
             "diff -r there/usr root/usr; diff -r here/usr/share/here /usr/share/here",
         )
     assert "\nconfigured\n" in said
