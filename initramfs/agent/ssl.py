@@ -1,7 +1,7 @@
 """Stand in for the standard library's ssl in the guest, which speaks no TLS.
 
-trio names a few of its exceptions when it is imported, and nothing of it afterwards. The real one would bring OpenSSL into every VM: 5 MB resident,
-1.8 MB in the initrd.
+trio names a few of its exceptions when it is imported, and nothing of it afterwards. The real
+one would bring OpenSSL into every VM: 5 MB resident, 1.8 MB in the initrd.
 """
 
 
