@@ -1,14 +1,16 @@
 """What programs do with files, in containers of one shared VM, and how fast it is."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -30,6 +32,11 @@ _SEED = 7
 _PORT, _PMEM_ALIGN = 9, 2 * 1024 * 1024
 _BULK_MIB = 24
 _SHARE_PORT = 571
+#: What is compared is done by turns; what counts is the median of the turns' ratios. Those of
+#: a share vary by 10 % each, so that many of them are wanted.
+_READ_TURNS, _SHARE_TURNS = 9, 45
+#: Hold to: of the rate of a copy in memory, and of a share that was mounted by hand.
+_DAX_RATIO, _SHARE_RATIO = 0.8, 0.9
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600 if IS_SOAK else 300)]
 
@@ -297,3 +304,41 @@ def test_a_package_on_a_share_is_installed(
     assert "\nconfigured\n" in said
     assert said.count("Status: install ok installed") == 2
     subprocess.run(["diff", "-r", tmp_path / "there/usr", tmp_path / "root/usr"], check=True)
+
+
+# -- how fast ----------------------------------------------------------------------------
+
+
+def _ratios(vm: SharedVm, *words: object) -> list[float]:
+    """Return for each thing that was done how fast the first was beside the second."""
+    script = (ROOT / "tests/support/guest_speed.py").read_text()
+    arguments = " ".join(map(str, words))
+    said = shell(vm, f"python3.11 - {arguments} <<'END_OF_SCRIPT'\n{script}\nEND_OF_SCRIPT\n:")
+    turns: list[list[float]] = json.loads(said)
+    pairs = range(0, len(turns[0]), 2)
+    return [median(row[at + 1] / row[at] for row in turns) for at in pairs]
+
+
+def test_a_layer_is_read_as_fast_as_memory(
+    vm_connected: SharedVm, mounted: Mounted, record_property: Callable[[str, object], None]
+) -> None:
+    """By DAX, sequentially, beside a copy of the same file on tmpfs."""
+    vm, layer = vm_connected, f"{mounted.bulk}/bulk"
+    shell(vm, f"mkdir /run/copy; mount -t tmpfs t /run/copy; cp {layer} /run/copy")
+    try:
+        (ratio,) = _ratios(vm, "read", _READ_TURNS, layer, "/run/copy/bulk")
+    finally:
+        shell(vm, "umount /run/copy; rmdir /run/copy")
+    record_property("of the rate of tmpfs", round(ratio, 2))
+    assert ratio >= _DAX_RATIO
+
+
+def test_a_share_is_as_fast_as_one_that_was_mounted_by_hand(
+    vm_connected: SharedVm, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Writing, reading and small files, on the same server."""
+    with shared(vm_connected, tmp_path, _SHARE_PORT) as folder:
+        found = _ratios(vm_connected, "share", _SHARE_TURNS, _SHARE_PORT, tmp_path, folder)
+    for what, ratio in zip(("writing", "reading", "small files"), found, strict=True):
+        record_property(f"{what}, of a mount by hand", round(ratio, 2))
+    assert min(found) >= _SHARE_RATIO, found
