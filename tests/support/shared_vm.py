@@ -1,5 +1,7 @@
 """One VM for many tests: it lives in a trio run of its own thread, and tests call into it."""
 
+import os
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -17,7 +19,7 @@ from gcs.host.layers import default_cache_dir, ensure_layers
 from gcs.host.place import whole
 from gcs.host.qemu import VmConfig
 from gcs.host.scratch import open_scratch
-from gcs.host.vm import Vm, open_vm
+from gcs.host.vm import Vm, VmError, open_vm
 from gcs.host.vsock import BRIDGE_PORT
 
 if TYPE_CHECKING:
@@ -72,6 +74,12 @@ class SharedVm:
             self.call(self._end)
             self._thread.join(_END_S)
         assert not self._thread.is_alive(), "the VM did not end"
+
+    def cut_power(self) -> None:
+        """Kill QEMU, as a power cut would end a machine."""
+        os.kill(self.vm.qemu.pid, signal.SIGKILL)
+        self._thread.join(_END_S)
+        assert isinstance(self._failure, VmError), f"it ended by {self._failure!r}"
 
     def call(self, function: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
         """Run a coroutine function in the VM's trio run, bounded, and return its result."""

@@ -37,15 +37,24 @@ _PAGE = 4096
 #: The file systems that a disk may have; the first is the one to make when none is named.
 _MOUNTABLE = ("ext4", "xfs")
 _BLANK_IS_FINE: Final = MappedVirtualDisk(ensure_filesystem=True, filesystem="ext4")
+_EXT4_WORDS: Final = "nodiscard,lazy_itable_init=1,lazy_journal_init=1"
 _MKFS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "ext4": (
             # Blocks of a page whatever the size: without them there is no DAX.
             *("mkfs.ext4", "-q", "-b", str(_PAGE)),
-            *("-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"),
+            *("-E", _EXT4_WORDS),
         ),
         # Without -f it refuses what holds anything, by its own lights as well.
         "xfs": ("mkfs.xfs", "-q", "-K"),
+    }
+)
+#: What was never written to an encrypted disk can't be read: no superblocks that are written by
+#: less than a block (the copies of ext4's), and no look at what was there before (that of xfs).
+_ON_ENCRYPTED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "ext4": ("-O", "sparse_super2", "-E", f"num_backup_sb=0,{_EXT4_WORDS}"),
+        "xfs": ("-f",),
     }
 )
 
@@ -201,7 +210,7 @@ async def _encrypt(
         what = found or "something unknown"
         raise WrongStateError(f"{source} holds {what} and is not empty: not encrypted")
     record.source, record.mappings = await encryption.encrypt(agent, source, undo)
-    await _format(agent, record.source, fstype)
+    await _format(agent, record.source, fstype, _ON_ENCRYPTED[fstype])
     return fstype
 
 
@@ -233,10 +242,10 @@ async def _read(agent: Agent, look: Callable[[str], T], source: str) -> T:
     return await in_kernel(agent.storage_threads, f"reading {source}", lambda _: look(source))
 
 
-async def _format(agent: Agent, source: str, fstype: str) -> None:
+async def _format(agent: Agent, source: str, fstype: str, words: Sequence[str] = ()) -> None:
     """Make a file system on a blank disk. Raises UnsupportedError if there is no way to."""
     argv = _check_makeable(source, fstype)
-    await agent.children.check_output((*argv, source))
+    await agent.children.check_output((*argv, *words, source))
 
 
 def _check_makeable(source: str, fstype: str) -> Sequence[str]:
