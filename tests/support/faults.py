@@ -24,6 +24,7 @@ _STEPS = {
     "os.remove",
     "os.rmdir",
     "os.symlink",
+    "socket.connect",
     "subprocess.Popen",
 }
 #: Of these, only steps on files that are the host's business.

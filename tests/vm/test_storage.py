@@ -1,5 +1,6 @@
 """Storage on real devices, in one shared VM: shares, layers in parts of a device, DAX."""
 
+import json
 import re
 import shutil
 import signal
@@ -7,7 +8,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -32,6 +33,7 @@ from gcs.wire.resource import (
     VPMemDevice,
 )
 from tests.support.shared_vm import SharedVm
+from tests.support.stage import ROOT
 from tests.vm.test_container import in_vm
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -426,6 +428,47 @@ def test_a_forged_layer_is_not_mounted(vm_connected: SharedVm, verified: Verifie
     error = refused(vm, RequestType.ADD, verified_layer(verified.good, "0" * 63))
     assert "is not of SHA-256" in error.message
     assert shell(vm, "ls /sys/block | grep -c dm-") == "0\n"
+
+
+# -- each step ---------------------------------------------------------------------------
+
+
+def test_a_step_that_fails_leaves_everything_as_it_was(
+    vm_connected: SharedVm,
+    packed: Packed,
+    verified: Verified,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Each step of a part of a device, of a verified one and of a share, on the VM's kernel."""
+    vm, folder = vm_connected, "/tmp/faulty"
+    shell(vm, f"mkdir -p {folder}/tests/support")
+    for name in ("tests/support/faults.py", "tests/support/guest_faults.py"):
+        script = (ROOT / name).read_text()
+        shell(vm, f"cat >{folder}/{name} <<'END_OF_FILE'\n{script}END_OF_FILE\n:")
+    wanted = [
+        ("part", _numbers(_SPARE, packed.layers[0], "")),
+        ("verified", _numbers(_SPARE + 1, verified.good, verified.digest)),
+        ("share", {"port": 576, "name": str(tmp_path)}),
+    ]
+    program = f"PYTHONPATH=/usr/lib/gcs:{folder} python3.11 -m tests.support.guest_faults"
+    with served(vm, tmp_path, 576):
+        said = shell(vm, f"{program} {folder} '{json.dumps(wanted)}'")
+    shell(vm, f"rm -r {folder}")
+    assert said.splitlines()[-1].startswith("["), said
+    counts = json.loads(said.splitlines()[-1])
+    record_property("steps of a part, a verified one, a share", counts)
+    # Fewer are not seen.
+    assert all(count >= least for count, least in zip(counts, (8, 14, 5), strict=True)), said
+
+
+def _numbers(device: int, part: MappingInfo, digest: str) -> dict[str, object]:
+    return {
+        "device": device,
+        "offset": part.device_offset_in_bytes,
+        "size": part.device_size_in_bytes,
+        "digest": digest,
+    }
 
 
 # -- disks -------------------------------------------------------------------------------
