@@ -20,7 +20,7 @@ from pathlib import Path
 from gcs.linux import abi, devmapper, ext4, mounts, pci, syscall, vmbus
 from gcs.linux.undo import Undo
 
-__all__ = ["find", "find_in_slot", "has_dax", "map_part", "mount"]
+__all__ = ["find", "find_in_slot", "has_dax", "map_part", "mount", "part_name"]
 
 _TARGET_MODE = 0o700
 #: Folders, and files of other kinds, to go through; layers of nothing but links have hundreds.
@@ -64,12 +64,17 @@ def mount(
         return is_granted and has_dax(target) is not False
 
 
+def part_name(source: str, offset: int, size: int) -> str:
+    """Return device-mapper's name for a part of a pmem device: there is one of each."""
+    return f"dm-linear-{Path(source).name}-{offset}-{size}"
+
+
 def map_part(source: str, offset: int, size: int, outer: Undo | None = None) -> tuple[str, str]:
     """Make a device of a part of a pmem device; return its node, and device-mapper's name.
 
     Raises EINVAL when that part is not there.
     """
-    name = f"dm-linear-{Path(source).name}-{offset}-{size}"
+    name = part_name(source, offset, size)
     with Path(source).open("rb", buffering=0) as device:
         end = device.seek(0, os.SEEK_END)
     if offset + size > end:

@@ -12,11 +12,11 @@ from gcs.wire import messages
 from gcs.wire.resource import CombinedLayers, Layer, RequestType, ResourceType
 from tests.support.shared_vm import SharedVm
 
-__all__ = ["Wish", "create"]
+__all__ = ["SCRATCH", "Wish", "create"]
 
 _SCHEMA = messages.SchemaVersion(major=2, minor=1)
 #: Where the VM's own scratch disk is mounted.
-_SCRATCH = "/run/mounts/scsi/0_0_0/scratch"
+SCRATCH = "/run/mounts/scsi/0_0_0/scratch"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Wish:
     layers: Sequence[str]
     #: folders of the VM by their places in the container; those that end in ":ro" read-only
     binds: Mapping[str, str] = field(default_factory=dict)
-    scratch: str = _SCRATCH
+    scratch: str = SCRATCH
 
 
 async def create(vm: SharedVm, wish: Wish) -> Container:

@@ -14,11 +14,18 @@ from statistics import median
 
 import pytest
 
+from gcs.host.bridge import modify
 from gcs.host.images import Image, ImageConfig, open_image
 from gcs.host.layers import default_cache_dir, ensure_layers
-from gcs.wire.resource import MappingInfo, RequestType, VPMemDevice
+from gcs.wire.resource import (
+    MappingInfo,
+    RequestType,
+    ResourceType,
+    TemporaryFilesystem,
+    VPMemDevice,
+)
 from tests.support import filecheck
-from tests.support.contained import Wish, create
+from tests.support.contained import SCRATCH, Wish, create
 from tests.support.shared_vm import SharedVm
 from tests.support.stage import ROOT
 from tests.vm.test_container import run
@@ -147,10 +154,10 @@ def shared(vm: SharedVm, folder: Path, port: int) -> Iterator[str]:
 
 
 def _check(
-    vm: SharedVm, mounted: Mounted, verb: str, binds: Mapping[str, str]
+    vm: SharedVm, mounted: Mounted, verb: str, binds: Mapping[str, str], scratch: str = SCRATCH
 ) -> filecheck.Left:
     command = ("/filecheck", verb, "/check", str(_SEED), str(_OPERATIONS))
-    wish = Wish(command, vm.image.config, (mounted.checked,), binds)
+    wish = Wish(command, vm.image.config, (mounted.checked,), binds, scratch)
     return filecheck.parse(contained(vm, wish))
 
 
@@ -164,6 +171,19 @@ def test_random_operations_make_no_difference_on_an_overlay(
     # The layer is as it was.
     look = f"{mounted.checked}/filecheck look {mounted.checked}/check 1 10"
     assert "10 operations" in shell(vm_connected, look)
+
+
+def test_random_operations_make_no_difference_on_a_scratch_in_memory(
+    vm_connected: SharedVm, mounted: Mounted
+) -> None:
+    """The same, on tmpfs."""
+    memory = TemporaryFilesystem(mount_path="/run/mounts/memory", size_in_bytes=64 << 20)
+    kind = ResourceType.TEMPORARY_FILESYSTEM
+    client, call = vm_connected.client, vm_connected.call
+    call(modify, client, RequestType.ADD, kind, memory)
+    left = _check(vm_connected, mounted, "run", {}, "/run/mounts/memory")
+    call(modify, client, RequestType.REMOVE, kind, memory)
+    assert (left.operations, left.impossible) == (_OPERATIONS, frozenset())
 
 
 def test_random_reads_make_no_difference_through_a_part_of_a_device(

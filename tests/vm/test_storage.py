@@ -276,7 +276,8 @@ def test_layers_in_parts_of_a_device_have_dax_too(
         assert shell(vm, script.format("m")) == shell(vm, script.format("p"))
     assert "/dev/dm-" in shell(vm, "grep /run/layers/m0 /proc/mounts")
     error = refused(vm, RequestType.ADD, layer(packed.layers[0], "twice"))
-    assert "device-mapper create dm-linear-pmem" in error.message
+    assert error.result == Hresult.INVALID_STATE
+    assert "are mounted at /run/layers/m0 already" in error.message
     for number, part in enumerate(packed.layers):
         change(vm, RequestType.REMOVE, layer(part, f"m{number}"))
     assert shell(vm, "ls /sys/block | grep -c dm-; ls /run/layers | grep -c m") == "0\n0\n"
@@ -343,15 +344,19 @@ def test_128_layers_of_one_device_are_one_root(vm_connected: SharedVm, packed: P
 
 
 def _verity(image: bytes, salt: bytes) -> tuple[bytes, str]:
-    """Return the image with its tree of one block behind it, and the root digest."""
-    blocks = [image[at : at + 4096] for at in range(0, len(image), 4096)]
-    assert len(blocks) <= 4096 // 32, "the tree has more than a block"
-    tree = b"".join(sha256(salt + block).digest() for block in blocks).ljust(4096, b"\0")
+    """Return the image with its tree of digests behind it, and the root digest."""
+    levels, level, blocks = list[bytes](), image, len(image) // 4096
+    while len(level) > 4096 or not levels:
+        starts = range(0, len(level), 4096)
+        digests = b"".join(sha256(salt + level[at : at + 4096]).digest() for at in starts)
+        level = digests.ljust(-(-len(digests) // 4096) * 4096, b"\0")
+        levels.insert(0, level)
     superblock = struct.pack(
         "<8sII16s32sIIQH6x256s",
-        *(b"verity\0\0", 1, 1, bytes(16), b"sha256", 4096, 4096, len(blocks), len(salt), salt),
+        *(b"verity\0\0", 1, 1, bytes(16), b"sha256", 4096, 4096, blocks, len(salt), salt),
     )
-    return image + superblock.ljust(4096, b"\0") + tree, sha256(salt + tree).hexdigest()
+    tree = b"".join(levels)
+    return image + superblock.ljust(4096, b"\0") + tree, sha256(salt + levels[0]).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -364,6 +369,10 @@ class Verified:
     altered: MappingInfo
     #: and the tree agrees with it
     forged: MappingInfo
+    #: with a tree of two levels; then a byte, and what the lower level has of it, are others
+    deep: MappingInfo
+    deep_digest: str
+    deep_altered: MappingInfo
 
 
 @pytest.fixture(scope="module")
@@ -379,8 +388,9 @@ def verified(vm_connected: SharedVm, tmp_path_factory: pytest.TempPathFactory) -
     forged, other = _verity(false, salt)
     assert digest != other
     altered = good[:at] + b"fals" + good[at + 4 :]
+    deep, deep_digest, deep_altered = _deep(folder, salt)
     parts, device = [], b""
-    for layer_image in (good, altered, forged):
+    for layer_image in (good, altered, forged, deep, deep_altered):
         parts.append(
             MappingInfo(
                 device_offset_in_bytes=len(device), device_size_in_bytes=len(layer_image)
@@ -390,7 +400,26 @@ def verified(vm_connected: SharedVm, tmp_path_factory: pytest.TempPathFactory) -
     file = folder / "device"
     file.write_bytes(device.ljust(-(-len(device) // _PMEM_ALIGN) * _PMEM_ALIGN, b"\0"))
     vm.call(vm.vm.add_layer, _SPARE + 1, file)
-    return Verified(digest, *parts)
+    first, second, third, fourth, fifth = parts
+    return Verified(digest, first, second, third, fourth, deep_digest, fifth)
+
+
+def _deep(folder: Path, salt: bytes) -> tuple[bytes, str, bytes]:
+    """Return a layer with a tree of two levels, its digest, and it with one file forged."""
+    content, image = folder / "deep", folder / "deep.ext4"
+    content.mkdir()
+    for number in range(300):
+        (content / f"{number:03}").write_bytes(f"true{number:03}".encode() * 500)
+    with image.open("wb") as file:
+        file.truncate(4 * 1024 * 1024)
+    options = ("-q", "-b", "4096", "-O", "^has_journal", "-d", str(content), str(image))
+    subprocess.run(("mkfs.ext4", *options), check=True, capture_output=True)
+    plain = image.read_bytes()
+    at = plain.index(b"true299true299")
+    false = plain[:at] + b"fals" + plain[at + 4 :]
+    (good, digest), (forged, _) = _verity(plain, salt), _verity(false, salt)
+    root = len(plain) + 4096
+    return good, digest, forged[:root] + good[root : root + 4096] + forged[root + 4096 :]
 
 
 def verified_layer(part: MappingInfo, digest: str) -> VPMemDevice:
@@ -415,6 +444,24 @@ def test_an_altered_block_is_an_error_and_never_data(
     vm, wanted = vm_connected, verified_layer(verified.altered, verified.digest)
     change(vm, RequestType.ADD, wanted)
     said = shell(vm, "cat /run/layers/v/true; cat /run/layers/v/same")
+    assert "Input/output error" in said
+    assert "fals" not in said
+    change(vm, RequestType.REMOVE, wanted)
+
+
+def test_a_tree_of_more_than_one_level_proves_its_layer(
+    vm_connected: SharedVm, verified: Verified
+) -> None:
+    """Which layers of any size have; a forged leaf of it gives an error, and never data."""
+    vm, wanted = vm_connected, verified_layer(verified.deep, verified.deep_digest)
+    change(vm, RequestType.ADD, wanted)
+    assert shell(vm, "cat /run/layers/v/[0-9]* | wc -c; md5sum /run/layers/v/299").startswith(
+        "1050000\n"
+    )
+    change(vm, RequestType.REMOVE, wanted)
+    wanted = verified_layer(verified.deep_altered, verified.deep_digest)
+    change(vm, RequestType.ADD, wanted)
+    said = shell(vm, "cat /run/layers/v/299; cat /run/layers/v/000 | wc -c")
     assert "Input/output error" in said
     assert "fals" not in said
     change(vm, RequestType.REMOVE, wanted)

@@ -75,6 +75,7 @@ async def add_pmem(agent: Agent, settings: VPMemDevice) -> None:
     record = MountRecord(target, kind="VPMemDevice")
     with agent.reserve_mount(record):
         record.source = await _wait_for_pmem(settings)
+        _check_unmapped(agent, record.source, part)
         if settings.writable:
             await _filesystem(agent, record.source, _BLANK_IS_FINE)
         record.has_dax = await mounting.make(
@@ -105,6 +106,18 @@ def _check_part(part: MappingInfo) -> None:
     if not part.device_size_in_bytes or any(number % _PAGE for number in numbers):
         text = f"{numbers[1]} bytes from {numbers[0]}: not whole pages of {_PAGE}"
         raise InvalidArgumentError(f"MappingInfo: {text}")
+
+
+def _check_unmapped(agent: Agent, source: str, part: MappingInfo | None) -> None:
+    """Raise WrongStateError when that part of a device is mounted elsewhere."""
+    if part is None:
+        return
+    offset, size = part.device_offset_in_bytes, part.device_size_in_bytes
+    name = pmem.part_name(source, offset, size)
+    for other in agent.mounts.values():
+        if name in other.mappings:
+            text = f"{size} bytes from {offset} are mounted at {other.target} already"
+            raise WrongStateError(f"{source}: {text}")
 
 
 async def _wait_for_pmem(settings: VPMemDevice) -> str:
