@@ -10,7 +10,6 @@ It does not know folders or archives of images: that is `images`.
 Source: OCI image-spec layer.md and config.md (diff ids).
 """
 
-import fcntl
 import functools
 import hashlib
 import io
@@ -23,26 +22,30 @@ from pathlib import Path
 
 import trio
 
-from gcs.errors import DeadlineError, GcsError
+from gcs.errors import GcsError
+from gcs.host import layer_cache
 from gcs.host.ext4_image import ImageWriter
 from gcs.host.images import Image, Layer
+from gcs.host.layer_cache import Leases
 from gcs.host.layer_tar import TarReader
 from gcs.host.layer_tree import LayerTree
 from gcs.host.unpack import Unpacked
 
-__all__ = ["CONVERTER_VERSION", "LayerError", "convert", "default_cache_dir", "ensure_layers"]
+__all__ = [
+    "CONVERTER_VERSION",
+    "LayerError",
+    "convert",
+    "default_cache_dir",
+    "ensure_layers",
+    "image_path",
+    "sums_of",
+]
 
 #: Part of every cache key: raise it with any change that makes another image of the same tar.
 CONVERTER_VERSION = 1
 
-#: How long to wait for another process that converts the same layer: MAX_UNPACKED_BYTES at a
-#: slow disk's 40 MB/s take 14 minutes.
-LOCK_DEADLINE_S = 900.0
-
 #: Most layers take less, and so say nothing; who reads a log wants few lines.
 REPORT_INTERVAL_S = 2.0
-
-_CHUNK = 1 << 20
 
 
 class LayerError(GcsError):
@@ -57,9 +60,15 @@ def default_cache_dir() -> Path:
 
 
 async def ensure_layers(
-    image: Image, cache_dir: Path, *, progress: Callable[[str], None]
+    image: Image,
+    cache_dir: Path,
+    *,
+    progress: Callable[[str], None],
+    leases: Leases | None = None,
 ) -> tuple[Path, ...]:
     """Return the ext4 image of each layer, bottom first; converts what the cache lacks.
+
+    With leases they are kept from being removed; without, `images prune` may take them.
 
     Raises:
         LayerError: a layer is damaged, hostile or beyond a limit.
@@ -68,12 +77,22 @@ async def ensure_layers(
     for number, layer in enumerate(image.layers, 1):
         label = f"layer {number} of {len(image.layers)} {layer.diff_id.partition(':')[2][:12]}"
         say = functools.partial(_labelled, progress, label)
-        if _is_there(_image_path(layer, cache_dir)):
+        if _is_there(image_path(layer.diff_id, cache_dir)):
             say("in the cache")
         else:
             say(f"converting {layer.blob.size / 1e6:.1f} MB")
-        paths.append(await convert(layer, cache_dir, progress=say))
+        paths.append(await _hold(layer, cache_dir, say, leases))
     return tuple(paths)
+
+
+async def _hold(
+    layer: Layer, cache_dir: Path, say: Callable[[str], None], leases: Leases | None
+) -> Path:
+    while True:
+        path = await convert(layer, cache_dir, progress=say)
+        # Else it was removed at this moment, and is made anew.
+        if leases is None or await leases.hold(path):
+            return path
 
 
 def _labelled(progress: Callable[[str], None], label: str, text: str) -> None:
@@ -95,11 +114,11 @@ async def convert(
         LayerError: the layer is damaged, hostile or beyond a limit, or can't be written.
         DeadlineError: another process has been converting it for LOCK_DEADLINE_S.
     """
-    target = _image_path(layer, cache_dir)
+    target = image_path(layer.diff_id, cache_dir)
     if _is_there(target):
         return target
-    temporary = cache_dir / f".{target.name}.tmp"
-    file = await _claim(temporary)
+    temporary = layer_cache.temporary_of(target)
+    file = await layer_cache.claim(target)
     with ExitStack() as undo:
         # The raw file: closing the buffered one would write what it holds, and on a full disk
         # that fails once more, over the first error.
@@ -113,49 +132,19 @@ async def convert(
     return target
 
 
-def _image_path(layer: Layer, cache_dir: Path) -> Path:
-    return cache_dir / f"{layer.diff_id.partition(':')[2]}-v{CONVERTER_VERSION}.ext4"
+def image_path(diff_id: str, cache_dir: Path) -> Path:
+    """Return where the image of a layer is or will be."""
+    return cache_dir / f"{diff_id.partition(':')[2]}-v{CONVERTER_VERSION}.ext4"
+
+
+def sums_of(image: Path) -> Path:
+    """Return where the sha256 of an image is."""
+    return image.with_name(f"{image.name}.sha256")
 
 
 def _is_there(target: Path) -> bool:
     # An image gets its name last, so its presence is all that needs asking.
     return target.exists()
-
-
-async def _claim(temporary: Path) -> io.BufferedRandom:
-    """Open a temporary file and lock it against other conversions of the same layer.
-
-    The file is its own lock, so a lock can't be left behind: the system drops it with its
-    process, and what a killed process wrote is overwritten by the next. Waiting is polling,
-    since a thread blocked in flock(2) could not be cancelled.
-    """
-    with trio.move_on_after(LOCK_DEADLINE_S):
-        while True:
-            file = _try_claim(temporary)
-            if file is not None:
-                return file
-            await trio.sleep(0.1)
-    raise DeadlineError(f"lock {temporary}: not free after {LOCK_DEADLINE_S:.0f} s")
-
-
-def _try_claim(temporary: Path) -> io.BufferedRandom | None:
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as undo:
-        descriptor = os.open(
-            temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
-        undo.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder before may have renamed or removed the file that is locked now.
-            same = os.path.samestat(os.fstat(descriptor), temporary.stat())
-        except (BlockingIOError, FileNotFoundError):
-            return None
-        if not same:
-            return None
-        os.ftruncate(descriptor, 0)
-        undo.pop_all()
-        return io.BufferedRandom(io.FileIO(descriptor, "r+b"), _CHUNK)
 
 
 def _make(
@@ -167,7 +156,7 @@ def _make(
     """Write the layer's image into its temporary file and rename that; runs in a thread."""
     try:
         _fill(layer, file, _Checkpoint(progress))
-        _publish(file, target.with_name(f".{target.name}.tmp"), target)
+        _publish(file, target)
     except GcsError as error:
         raise LayerError(f"layer {layer.digest}: {error}") from error
     except OSError as error:
@@ -206,25 +195,8 @@ def _fill(layer: Layer, file: io.BufferedRandom, checkpoint: Callable[[float], N
     writer.finish(tree.seal(), identity.bytes)
 
 
-def _publish(file: io.BufferedRandom, temporary: Path, target: Path) -> None:
+def _publish(file: io.BufferedRandom, target: Path) -> None:
     """Give a finished image its name, its sha256 first: an image in place is a whole one."""
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()
-    os.fchmod(file.fileno(), 0o444)
-    os.fsync(file.fileno())
-    sums = target.with_name(f"{target.name}.sha256")
-    with ExitStack() as undo:
-        draft = temporary.with_name(f".{sums.name}.tmp")
-        undo.callback(draft.unlink, missing_ok=True)
-        with draft.open("w") as text:
-            text.write(f"{digest}  {target.name}\n")
-            os.fchmod(text.fileno(), 0o444)
-            text.flush()
-            os.fsync(text.fileno())
-        draft.rename(sums)
-    temporary.rename(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    layer_cache.publish(file, target, sums_of(target), f"{digest}  {target.name}\n")

@@ -6,6 +6,7 @@ Nothing here knows of clients: what becomes known on the way is set as an outcom
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -15,11 +16,13 @@ from gcs.host.accelerator import probe_kvm
 from gcs.host.background import together
 from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.container import Container, mount_layers, rootfs_path, unmount_layers
+from gcs.host.contents import Contents, prepare
 from gcs.host.images import Image, ImageConfig, open_image
+from gcs.host.layer_cache import Leases
 from gcs.host.layer_mounts import LayerMounts
-from gcs.host.layers import ensure_layers
 from gcs.host.outcome import Outcome
-from gcs.host.place import Place, whole
+from gcs.host.packs import device_count
+from gcs.host.place import Place
 from gcs.host.process import Streams
 from gcs.host.qemu import VmConfig
 from gcs.host.scratch import open_scratch
@@ -84,7 +87,7 @@ async def run_container(
     life.image.succeed(image)
     config = await _configure(run, len(image.layers), folder.path.parent / ".probe")
     program = run.vm.vsock_program or None
-    with open_scratch() as scratch_fd:
+    with Leases() as leases, open_scratch() as scratch_fd:
         async with open_vm(
             config,
             folder.path,
@@ -92,18 +95,10 @@ async def run_container(
             scratch_fd=scratch_fd,
             record=folder.record,
         ) as vm:
-            stream, layers = await _boot(vm, image, run, steps)
+            stream, contents = await _boot(vm, image, leases, run, steps)
             async with open_bridge(stream) as client:
                 container = Container(vm, client, cid)
-                await _live(container, _Contents(image, layers), run, steps, life)
-
-
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    """An image and its layers as file systems, bottom first."""
-
-    image: Image
-    layers: Sequence[Path]
+                await _live(container, contents, run, steps, life)
 
 
 async def _configure(run: Run, layer_count: int, probes: Path) -> VmConfig:
@@ -115,18 +110,18 @@ async def _configure(run: Run, layer_count: int, probes: Path) -> VmConfig:
         initrd=Path(run.vm.initrd),
         memory_mib=run.vm.memory_mib,
         cpus=run.vm.cpus,
-        pmem_ports=layer_count + _SPARE_PORTS,
+        pmem_ports=device_count(layer_count) + _SPARE_PORTS,
         nic_ports=1 if run.network is NetworkMode.USER else 0,
         accelerator="tcg" if why_not else "kvm",
     )
 
 
 async def _boot(
-    vm: Vm, image: Image, run: Run, steps: Steps
-) -> tuple[trio.SocketStream, Sequence[Path]]:
-    """Boot the guest, and convert the image's layers meanwhile."""
+    vm: Vm, image: Image, leases: Leases, run: Run, steps: Steps
+) -> tuple[trio.SocketStream, Contents]:
+    """Boot the guest, and make the image's layers ready meanwhile."""
     streams: list[trio.SocketStream] = []
-    layers: list[Path] = []
+    contents: list[Contents] = []
 
     async def boot() -> None:
         name = "boot the VM"
@@ -136,19 +131,14 @@ async def _boot(
                 await vm.start()
                 streams.append(await accept_bridge(listener))
 
-    async def convert() -> None:
+    async def make_ready() -> None:
         name = "prepare the layers"
-        async with steps.step(name), trio.open_nursery() as nursery:
-            lines, told = trio.open_memory_channel[str](_PROGRESS_LINES)
-            nursery.start_soon(_tell, steps, name, told)
-            with lines:
-                found = await ensure_layers(
-                    image, Path(run.cache), progress=lambda line: _offer(lines, line)
-                )
-            layers.extend(found)
+        async with steps.step(name):
+            tell = partial(steps.advance, name)
+            contents.append(await prepare(image, Path(run.cache), leases, tell))
 
-    await together(boot, convert)
-    return streams[0], layers
+    await together(boot, make_ready)
+    return streams[0], contents[0]
 
 
 def _platform(vm: Vm, run: Run) -> str:
@@ -156,28 +146,12 @@ def _platform(vm: Vm, run: Run) -> str:
     return f"{vm.config.accelerator}, {vsock}"
 
 
-#: Lines about layers that wait to be told; what is over is for the eye only, and dropped.
-_PROGRESS_LINES = 256
-
-
-def _offer(lines: trio.MemorySendChannel[str], line: str) -> None:
-    try:
-        lines.send_nowait(line)
-    except trio.WouldBlock:
-        return
-
-
-async def _tell(steps: Steps, name: str, told: trio.MemoryReceiveChannel[str]) -> None:
-    async for line in told:
-        await steps.advance(name, line)
-
-
 async def _live(
-    container: Container, contents: _Contents, run: Run, steps: Steps, life: Life
+    container: Container, contents: Contents, run: Run, steps: Steps, life: Life
 ) -> None:
     """Make the container, let it run, and take it down."""
     vm, client, ports = container.vm, container.client, Ports()
-    mounts, places = LayerMounts(vm, client), whole(contents.layers)
+    mounts, places = LayerMounts(vm, client), contents.places
     paths = await _connect(mounts, places, container.cid, run, steps)
     async with steps.step("create the container"):
         spec = await _spec(contents, run, container.cid)
@@ -220,7 +194,7 @@ async def _connect(
     return paths
 
 
-async def _spec(contents: _Contents, run: Run, cid: str) -> dict[str, object]:
+async def _spec(contents: Contents, run: Run, cid: str) -> dict[str, object]:
     config = contents.image.config
     user = await find_user(config.user, contents.layers)
     wish = Command(

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from gcs.errors import DeadlineError
-from gcs.host import layers, unpack
+from gcs.host import layer_cache, layers, unpack
 from gcs.host.blob import Blob
 from gcs.host.images import Layer, open_image
 from gcs.host.layers import LayerError, convert, ensure_layers
@@ -553,7 +553,7 @@ def test_long_conversions_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_held_lock_ends_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another process holds a layer past the deadline, that is what the error says."""
-    monkeypatch.setattr(layers, "LOCK_DEADLINE_S", 0.2)
+    monkeypatch.setattr(layer_cache, "LOCK_DEADLINE_S", 0.2)
     layer = layer_of(layer_tar([]), tmp_path)
     (tmp_path / "cache").mkdir()
     name = f".{layer.diff_id.partition(':')[2]}-v{layers.CONVERTER_VERSION}.ext4.tmp"
