@@ -28,6 +28,7 @@ from gcs.guest.memory import PodMemory
 from gcs.guest.networks import Networks
 from gcs.guest.pods import Pod, Pods
 from gcs.guest.process import Process
+from gcs.guest.reads import Reads
 from gcs.guest.reaper import Children
 from gcs.guest.redial import Redial
 from gcs.guest.runc import Runc
@@ -47,8 +48,6 @@ _Arguments = TypeVarTuple("_Arguments")
 #: Processes of the VM whose exit status is kept after they ended. Hosts ask at once; a record
 #: is a few hundred bytes.
 _MAX_ENDED = 256
-#: Reads of statistics at a time; hosts ask every few seconds, for one container after another.
-_STATISTICS_THREADS = 2
 #: Mounts and unmounts at a time. Hosts add the layers of a container at once, up to 128; more
 #: than a few do not get faster, but those that hang must leave room for others.
 _STORAGE_THREADS = 32
@@ -115,9 +114,12 @@ class Container:
     deletion: trio.Lock = field(default_factory=trio.Lock)
     #: the runtime's calls about it are inside, but for the one that deletes it
     gate: Gate = field(init=False)
+    #: for reading its properties
+    reads: Reads = field(init=False)
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.container_id)
+        self.reads = Reads(f"container {self.container_id}")
 
     def take(self, prepared: Prepared) -> None:
         """Remember what the spec for the runtime says of the container."""
@@ -213,10 +215,8 @@ class Agent:
     stream_threads: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(2 * (os.cpu_count() or 1))
     )
-    #: for reading statistics, which may block for long: nothing else waits for these threads
-    statistics_threads: trio.CapacityLimiter = field(
-        default_factory=lambda: trio.CapacityLimiter(_STATISTICS_THREADS)
-    )
+    #: for reading the VM's own properties
+    reads: Reads = field(default_factory=lambda: Reads("the VM"))
     #: for what may hang on a device: nothing else waits for these threads
     storage_threads: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(_STORAGE_THREADS)

@@ -1,18 +1,13 @@
 """GetProperties, of containers and of the VM itself.
 
 Everything is read in threads that nothing else uses, and a read that takes too long is given
-up: it changes nothing, and a kernel that is slow to count must not keep a container from being
-killed.
+up: it changes nothing, and a kernel that is slow to count must keep no container from being
+killed, and no other property from being read.
 """
 
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeVar
 
-import trio
-
-from gcs.errors import DeadlineError
 from gcs.guest import statistics
 from gcs.guest.agent import Agent, Container
 from gcs.linux import cgroup, procfs
@@ -28,10 +23,6 @@ from gcs.wire.schema import NULL_CONTAINER_ID
 
 __all__ = ["get_properties"]
 
-T = TypeVar("T")
-
-#: Hosts ask every few seconds, and take a VM for dead after five minutes without an answer.
-_TIMEOUT_S = 20.0
 #: A process takes at most 26 bytes of the properties (`{"ProcessId":4294967295},`), and its
 #: four quotes double inside a string: 1,000 of them take 30,000, and statistics beside them
 #: 36,000 at the most.
@@ -48,48 +39,41 @@ async def get_properties(agent: Agent, request: GetProperties) -> GetPropertiesR
     """Return the properties that were asked for; unknown names are left out."""
     wanted = frozenset(request.query.property_types)
     if request.container_id == NULL_CONTAINER_ID:
-        limit = agent.pod_memory.limit
-        properties = await _read(agent, lambda: _of_vm(wanted, limit), "the VM")
+        properties = await _of_vm(agent, wanted)
     else:
-        container = agent.container(request.container_id)
-        name = f"container {container.container_id}"
-        properties = await _read(agent, lambda: _of_container(wanted, container), name)
+        properties = await _of_container(agent.container(request.container_id), wanted)
     return GetPropertiesReply(properties=properties)
 
 
-async def _read(agent: Agent, function: Callable[[], T], subject: str) -> T:
-    with trio.move_on_after(_TIMEOUT_S):
-        return await trio.to_thread.run_sync(
-            function, limiter=agent.statistics_threads, abandon_on_cancel=True
-        )
-    raise DeadlineError(f"properties of {subject}: not read within {_TIMEOUT_S:g} s")
-
-
-def _of_container(wanted: frozenset[str], container: Container) -> Properties:
-    pids: tuple[int, ...] = ()
-    if PropertyType.PROCESS_LIST in wanted:
-        pids = cgroup.processes(container.cgroup)
-    init = container.init
-    pid = init.pid if init is not None and init.exit_status is None else None
-    is_wanted = PropertyType.STATISTICS in wanted
-    return Properties(
-        process_list=_process_list(pids),
-        lcow_metrics=statistics.metrics(container.cgroup, pid) if is_wanted else None,
-    )
-
-
-def _of_vm(wanted: frozenset[str], limit: int | None) -> Properties:
+async def _of_container(container: Container, wanted: frozenset[str]) -> Properties:
+    read, group = container.reads.run, container.cgroup
     listed: tuple[ProcessDetails, ...] = ()
+    metrics = None
     if PropertyType.PROCESS_LIST in wanted:
-        listed = _bounded(procfs.processes())
-    return Properties(
-        process_list=listed,
-        lcow_metrics=(
-            statistics.metrics("/", os.getpid()) if PropertyType.STATISTICS in wanted else None
-        ),
-        memory=_memory(limit or 0) if PropertyType.MEMORY in wanted else None,
-        load=_load() if PropertyType.LOAD in wanted else None,
-    )
+        listed = await read(
+            PropertyType.PROCESS_LIST, lambda: _process_list(cgroup.processes(group))
+        )
+    if PropertyType.STATISTICS in wanted:
+        init = container.init
+        pid = init.pid if init is not None and init.exit_status is None else None
+        metrics = await read(PropertyType.STATISTICS, lambda: statistics.metrics(group, pid))
+    return Properties(process_list=listed, lcow_metrics=metrics)
+
+
+async def _of_vm(agent: Agent, wanted: frozenset[str]) -> Properties:
+    read, limit = agent.reads.run, agent.pod_memory.limit or 0
+    listed: tuple[ProcessDetails, ...] = ()
+    metrics = memory = None
+    if PropertyType.PROCESS_LIST in wanted:
+        listed = await read(PropertyType.PROCESS_LIST, lambda: _bounded(procfs.processes()))
+    if PropertyType.STATISTICS in wanted:
+        metrics = await read(
+            PropertyType.STATISTICS, lambda: statistics.metrics("/", os.getpid())
+        )
+    if PropertyType.MEMORY in wanted:
+        memory = await read(PropertyType.MEMORY, lambda: _memory(limit))
+    load = _load() if PropertyType.LOAD in wanted else None
+    return Properties(process_list=listed, lcow_metrics=metrics, memory=memory, load=load)
 
 
 def _process_list(pids: tuple[int, ...]) -> tuple[ProcessDetails, ...]:
