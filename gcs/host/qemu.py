@@ -59,6 +59,8 @@ class VmConfig:
     init_args: tuple[str, ...] = ()
     #: further words for the kernel itself
     kernel_args: tuple[str, ...] = ()
+    #: UEFI firmware, which starts a bzImage only; None is QEMU's own BIOS
+    firmware: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,7 @@ def qemu_argv(config: VmConfig, wiring: Wiring) -> tuple[str, ...]:
         # -S: the guest waits for the host to listen on the ports that it will dial.
         *("-S", "-no-reboot", "-sandbox", _SANDBOX),
         *_machine(config),
+        *(() if config.firmware is None else ("-bios", str(config.firmware))),
         *("-kernel", str(config.kernel), "-initrd", str(config.initrd)),
         *("-append", kernel_command_line(config)),
         *("-chardev", f"socket,id=serial,fd={wiring.serial_fd}"),

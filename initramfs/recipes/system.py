@@ -31,6 +31,7 @@ PACKAGES = {
     "qemu-system-x86": "runs the utility VM",
     "ipxe-qemu": "option ROMs that QEMU wants for its NICs",
     "seabios": "firmware of the utility VM",
+    "ovmf": "UEFI firmware, for the test that boots as generation 2 VMs of Hyper-V do",
     "skopeo": "copies images, and checks ours",
     "diod": "serves folders of the host to utility VMs",
     "util-linux": "ends QEMU with its service, and makes name spaces for the root tests",
