@@ -10,6 +10,7 @@ CONFIG_MSDOS_PARTITION, CONFIG_EFI_PARTITION
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -25,8 +26,8 @@ __all__ = ["find", "holds_files", "host_numbers", "make_link", "mount", "remove"
 _TARGET_MODE = 0o700
 #: What keeps a read-only file system from writing its journal's content back.
 _NO_REPLAY: Final[Mapping[str, str]] = MappingProxyType({"ext4": "noload", "xfs": "norecovery"})
-#: What is in a file system that is new.
-_ALWAYS_THERE: Final = frozenset({"lost+found"})
+#: The folder that a new ext4 has. What a check of the file system has saved is in it.
+_ALWAYS_THERE: Final = "lost+found"
 
 
 def host_numbers(sysfs: Path = pci.SYSFS) -> dict[str, int]:
@@ -120,11 +121,17 @@ def holds_files(source: str, fstype: str) -> bool:
     try:
         syscall.mount(source, folder, fstype, abi.MountFlag.RDONLY)
         try:
-            return any(name not in _ALWAYS_THERE for name in os.listdir(folder))  # noqa: PTH208
+            return not all(map(_is_as_made, Path(folder).iterdir()))
         finally:
             syscall.umount(folder)
     finally:
         mounts.remove_target(folder)
+
+
+def _is_as_made(entry: Path) -> bool:
+    """Tell whether this is what mkfs.ext4 itself has put into the root of a file system."""
+    is_that_folder = entry.name == _ALWAYS_THERE and stat.S_ISDIR(entry.lstat().st_mode)
+    return is_that_folder and not any(entry.iterdir())
 
 
 def make_link(source: str, target: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gcs.linux import mounts, pmem, probe, scsi
+from gcs.linux import mounts, pmem, probe, scsi, syscall
 from tests.support.loop import attached, image
 
 pytestmark = pytest.mark.root
@@ -132,6 +132,10 @@ def test_files_of_a_disk_are_seen_and_none_are_in_a_new_one(folder: Path, loop: 
     assert scsi.holds_files(loop, "ext4")
     with attached(image(folder / "new", mkfs=("mkfs.ext4", "-q"))) as device:
         assert not scsi.holds_files(device, "ext4")
+        scsi.mount(device, f"{folder}/mounted", "ext4", readonly=False)
+        (folder / "mounted/lost+found/#12").write_text("what fsck has saved")
+        syscall.umount(f"{folder}/mounted")
+        assert scsi.holds_files(device, "ext4")
     with (
         attached(image(folder / "zeros")) as device,
         pytest.raises(OSError, match="mount ext4"),
