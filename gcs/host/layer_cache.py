@@ -1,4 +1,4 @@
-"""The folder of layers as file systems: who makes, uses and removes what in it, all at once.
+"""The folder of layers as file systems: who makes and uses what in it, all at once.
 
 Every lock is flock(2) on a file itself, so a process that dies leaves none behind:
 
@@ -6,10 +6,10 @@ Every lock is flock(2) on a file itself, so a process that dies leaves none behi
 |---|---|---|
 | `HEX-v1.ext4`, `HEX-v1.ext4.sha256` | a layer and its digest | shared: somebody uses it |
 | `HEX-v1.pack`, `HEX-v1.pack.json` | layers in one file, and what lies where | the same |
-| `.NAME.tmp` | NAME in the making | exclusive: somebody is making or removing it |
+| `.NAME.tmp` | NAME in the making | exclusive: somebody is making it |
 
-A file gets its name when it is whole and on disk, after the one that describes it. Whoever
-removes one holds the lock of its maker and, exclusively, its own.
+A file gets its name when it is whole and on disk, after the one that describes it. Nothing is
+removed here yet; whoever does has to hold the lock of its maker and, exclusively, its own.
 
 It does not know what a layer is: that is `layers` and `packs`.
 """
@@ -17,8 +17,7 @@ It does not know what a layer is: that is `layers` and `packs`.
 import fcntl
 import io
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from enum import Enum, auto
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,7 @@ import trio
 
 from gcs.errors import DeadlineError
 
-__all__ = ["Leases", "claim", "publish", "removing", "temporary_of", "try_claim"]
+__all__ = ["Leases", "claim", "publish", "temporary_of"]
 
 #: How long to wait for another process that makes the same file: what a layer can unpack to, at
 #: a slow disk's 40 MB/s, takes 14 minutes.
@@ -119,14 +118,14 @@ async def claim(target: Path) -> io.BufferedRandom:
     """
     with trio.move_on_after(LOCK_DEADLINE_S):
         while True:
-            file = try_claim(target)
+            file = _try_claim(target)
             if file is not None:
                 return file
             await trio.sleep(0.1)
     raise DeadlineError(f"lock {temporary_of(target)}: not free after {LOCK_DEADLINE_S:.0f} s")
 
 
-def try_claim(target: Path) -> io.BufferedRandom | None:
+def _try_claim(target: Path) -> io.BufferedRandom | None:
     """Do what `claim` does, or return None at once when another one has it."""
     temporary = temporary_of(target)
     temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -173,25 +172,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# -- removing ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def removing(target: Path) -> Iterator[bool]:
-    """Keep makers and users off a file for the length of the block; tell whether that worked.
-
-    A file that is not there is kept from being made.
-    """
-    making = try_claim(target)
-    if making is None:
-        yield False
-        return
-    with ExitStack() as undo:
-        undo.callback(making.raw.close)
-        undo.callback(temporary_of(target).unlink, missing_ok=True)
-        state, descriptor = _lock(target, fcntl.LOCK_EX)
-        if state is _Lock.HELD:
-            undo.callback(os.close, descriptor)
-        yield state is not _Lock.BUSY

@@ -2,9 +2,9 @@
 
 Up to MAX_DEVICES layers keep their own files, which all images and VMs share. Of more, the
 largest keep theirs, and the others are copied into one file, a pack: what is stored twice, and
-not shared with other images, is the least that it can be. A file system with reflinks (XFS,
-btrfs) stores nothing twice. A pack is kept and known by the layers that are in it, so all
-images and VMs with the same ones share it.
+not shared with other images, is the least that it can be. Copying is left to the kernel, which
+may share the blocks where the file system has reflinks. A pack is kept and known by the layers
+that are in it, so all images and VMs with the same ones share it.
 
 The guest maps the parts by dm-linear, with DAX. They begin at multiples of 2 MiB, as layers
 do, so that large pages stay possible.
@@ -185,7 +185,7 @@ def _data(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 def _copy_some(source: int, sink: int, count: int, start: int, to: int) -> int:
-    """Copy up to count bytes, sharing the blocks where the file system can; return how many."""
+    """Copy up to count bytes, by the kernel itself if it can; return how many."""
     try:
         copied = os.copy_file_range(source, sink, count, start, to)
     except OSError as error:
