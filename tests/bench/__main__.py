@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -73,17 +74,27 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="compare; write nothing")
     options = parser.parse_args(arguments)
     worse = list[str]()
+    names = options.names or tuple(BENCHES)
+    if options.check:
+        missing = [name for name in names if not _committed(name).exists()]
+        if missing:
+            parser.error(f"docs/bench has no figures to compare with: {' '.join(missing)}")
     machine = describe(guest.config().accelerator)
-    for name in options.names or BENCHES:
+    for name in names:
         report = _run(name, machine, is_quick=options.quick)
         if options.check:
-            worse += complaints(report, load(DOCS / "bench" / f"{name}.json"))
+            worse += complaints(report, load(_committed(name)))
         else:
-            store(report, DOCS / "bench" / f"{name}.json")
+            store(report, _committed(name))
             pictures.draw(report, DOCS)
     for sentence in worse:
         sys.stderr.write(f"{sentence}\n")
     return 1 if worse else 0
+
+
+def _committed(name: str) -> Path:
+    """Return the file that has the figures of a bench."""
+    return DOCS / "bench" / f"{name}.json"
 
 
 def _say(line: str) -> None:
