@@ -59,12 +59,9 @@ class Plan:
     policy_routing: bool
     mtu: int | None
     overhead: int
+    #: the host gives no address: the network is to, whether or not it has by now
+    wants_dhcp: bool
     dns: Dns = field(default_factory=Dns)
-
-    @property
-    def wants_dhcp(self) -> bool:
-        """Whether the address is to come from the network."""
-        return not self.addresses
 
     def has_own_table(self, *, is_first: bool) -> bool:
         """Return whether the adapter's routes go into a table of their own."""
@@ -129,6 +126,7 @@ def plan(settings: NetworkAdapter) -> Plan:
         policy_routing=settings.policy_based_routing,
         mtu=settings.mtu,
         overhead=settings.encap_overhead,
+        wants_dhcp=not addresses,
         dns=_dns(settings),
     )
 

@@ -417,6 +417,8 @@ async def test_dhcp_gives_what_the_host_does_not(tmp_path: Path, wires: Wires) -
         pod = await make_pod(host, client)
         assert "10.0.1.77/24" in await pod.output("ip", "address")
         assert "default via 10.0.1.1" in await pod.output("ip", "route")
+        accepts = await pod.output("cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra")
+        assert accepts == "1\n"
         text = await in_vm(host, client, "cat", "/run/gcs/c/p/resolv.conf")
         assert text == "search dhcp.example\nnameserver 10.0.1.1\n"
         assert "dhcp" not in await in_vm(host, client, "ls", "/run")

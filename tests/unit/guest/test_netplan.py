@@ -168,6 +168,15 @@ def test_dns_is_split_trimmed_lowered_and_made_unique() -> None:
     )
 
 
+def test_the_network_goes_on_giving_addresses_once_there_is_a_lease() -> None:
+    """DHCP is for IPv4: routers go on announcing the other kind."""
+    plan = netplan.plan(NetworkAdapter())
+    leased = netplan.with_lease(plan, Lease(ip="10.0.0.7", prefixlen="24"))
+    assert plan.config(1500, None).accept_ra
+    assert leased.config(1500, None).accept_ra
+    assert not netplan.plan(NetworkAdapter(ip_configs=ADDRESSES)).config(1500, None).accept_ra
+
+
 def test_a_lease_adds_to_what_the_host_said() -> None:
     """Its default route comes first, its name servers last."""
     settings = NetworkAdapter(
