@@ -65,14 +65,17 @@ async def refused(client: Client, request: Request[Reply]) -> CallError:
     return caught.value
 
 
-async def exits(client: Client) -> list[ContainerNotification]:
-    """Return the exit notifications that have come so far."""
+async def exits(client: Client, count: int = 0) -> list[ContainerNotification]:
+    """Wait for so many exit notifications, and return all that have come."""
     found: list[ContainerNotification] = []
     while True:
         try:
             notification = client.notifications.receive_nowait()
         except trio.WouldBlock:
-            return found
+            if len(found) >= count:
+                return found
+            with trio.fail_after(20):
+                notification = await client.notifications.receive()
         assert isinstance(notification, ContainerNotification)
         found.append(notification)
 

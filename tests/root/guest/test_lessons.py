@@ -179,7 +179,7 @@ async def test_a_container_of_a_moment_starts_and_ends(tmp_path: Path) -> None:
             name = f"c{number}"
             assert (await host.run(client, name, "true"))[0] == 0
             await client.call(DeleteContainerState(container_id=name))
-        assert len(await exits(client)) == 5
+        assert len(await exits(client, 5)) == 5
 
     await play(tmp_path, scenario)
 

@@ -49,7 +49,7 @@ async def test_a_name_is_looked_up_in_the_container_s_own_files(
         ):
             settings = ExecuteProcessSettings(process_parameters=as_user(username=name))
             request = ExecuteProcess(container_id="c", settings=settings)
-            with trio.fail_after(2):
+            with trio.fail_after(20):
                 error = await refused(client, request)
             assert error.result == hresult
             assert says in error.message

@@ -87,6 +87,6 @@ async def test_a_deletion_tells_the_exit_at_once(agent: Agent, tmp_path: Path) -
     assert agent.exits == []
     changed = agent.exits_changed
     await dispatch.dispatch(agent, DeleteContainerState(container_id="c"))
-    with trio.fail_after(1):
+    with trio.fail_after(20):
         await changed.wait()
     assert [exit_.container_id for exit_ in agent.exits] == ["c"]
