@@ -10,11 +10,11 @@ from pathlib import Path
 
 import trio
 
-from gcs.errors import WrongStateError
+from gcs.errors import GcsError, WrongStateError
 from gcs.guest import dhcp, netplan
 from gcs.guest.agent import Agent
 from gcs.guest.log import fields
-from gcs.guest.netplan import Plan
+from gcs.guest.netplan import Lease, Plan
 from gcs.guest.networks import Adapter, Namespace
 from gcs.linux import netns, nic
 from gcs.linux.nic import Attached
@@ -34,15 +34,16 @@ async def attach(agent: Agent, namespace: Namespace, adapter: Adapter, name: str
     config = adapter.asked.config(nic.mtu_of(name), adapter.table)
     attached = await trio.to_thread.run_sync(nic.attach, name, namespace.netns, config)
     try:
-        adapter.plan = await _with_lease(agent, namespace, attached.name, adapter.asked)
-        if adapter.plan != adapter.asked:
+        if adapter.asked.wants_dhcp:
+            await _ask_dhcp(agent, namespace, adapter, attached.name)
+            adapter.plan = _plan(adapter.asked, adapter.lease)
             config = adapter.plan.config(attached.mtu, adapter.table)
             work = partial(nic.change, attached, namespace.netns, config)
             attached = await trio.to_thread.run_sync(work)
         write_resolv_conf(namespace)
     except BaseException as error:
-        with trio.CancelScope(shield=True):  # system calls only
-            await _take_back(attached, namespace, error)
+        with trio.CancelScope(shield=True):  # system calls, and the end of a killed client
+            await _take_back(attached, namespace, adapter, error)
         raise
     adapter.attached = attached
     members = fields(
@@ -71,16 +72,40 @@ def _table(agent: Agent, namespace: Namespace, adapter: Adapter, asked: Plan) ->
     return adapter.table or netplan.free_table(agent.networks.tables(namespace))
 
 
-async def _with_lease(agent: Agent, namespace: Namespace, ifname: str, asked: Plan) -> Plan:
-    """Return a plan with what a DHCP server has to add, if one is to be asked."""
-    if not asked.wants_dhcp:
-        return asked
-    return netplan.with_lease(
-        asked, await dhcp.request(agent.children, ifname, namespace.netns)
-    )
+async def _ask_dhcp(agent: Agent, namespace: Namespace, adapter: Adapter, ifname: str) -> None:
+    """Get an adapter's address from the network, and keep up with what that says later."""
+    adapter.client, adapter.lease = await dhcp.start(agent.children, ifname, namespace.netns)
+    agent.start_soon(adapter.client.follow, partial(_take_lease, agent, namespace, adapter))
 
 
-async def _take_back(attached: Attached, namespace: Namespace, error: BaseException) -> None:
+async def _take_lease(
+    agent: Agent, namespace: Namespace, adapter: Adapter, lease: Lease | None
+) -> None:
+    """Set an adapter up as its DHCP server says now, or without an address if none does.
+
+    What can't be used is logged, and the adapter stays as it is.
+    """
+    try:
+        async with namespace.lock:
+            if _plan(adapter.asked, lease) != adapter.plan:
+                await _set(agent, namespace, adapter, adapter.asked, lease)
+            adapter.lease = lease
+    except (GcsError, OSError) as error:
+        members = fields(adapter=adapter.key, lease=str(lease), error=error)
+        _log.warning("DHCP lease not used", extra=members)
+
+
+async def _forget_dhcp(adapter: Adapter) -> None:
+    """End the client of an adapter, if it has one."""
+    client, adapter.client, adapter.lease = adapter.client, None, None
+    if client is not None:
+        await client.end()
+
+
+async def _take_back(
+    attached: Attached, namespace: Namespace, adapter: Adapter, error: BaseException
+) -> None:
+    await _forget_dhcp(adapter)
     try:
         await trio.to_thread.run_sync(nic.detach, attached, namespace.netns)
     except OSError as failure:
@@ -89,10 +114,30 @@ async def _take_back(attached: Attached, namespace: Namespace, error: BaseExcept
 
 async def change(agent: Agent, namespace: Namespace, adapter: Adapter, asked: Plan) -> None:
     """Set an adapter up in another way. When this fails it is as it was before."""
-    attached = adapter.attached
-    if attached is None:
+    if adapter.attached is None:
         raise WrongStateError(f"network adapter {adapter.key} is not set up")
-    plan = await _with_lease(agent, namespace, attached.name, asked)
+    had_client = adapter.client is not None
+    if asked.wants_dhcp and not had_client:
+        await _ask_dhcp(agent, namespace, adapter, adapter.attached.name)
+    try:
+        lease = adapter.lease if asked.wants_dhcp else None
+        await _set(agent, namespace, adapter, asked, lease)
+    except BaseException:
+        if not had_client:
+            with trio.CancelScope(shield=True):  # of a killed client
+                await _forget_dhcp(adapter)
+        raise
+    if not asked.wants_dhcp:
+        await _forget_dhcp(adapter)
+
+
+async def _set(
+    agent: Agent, namespace: Namespace, adapter: Adapter, asked: Plan, lease: Lease | None
+) -> None:
+    """Set an adapter up for what the host and the network want, or leave it as it is."""
+    attached = adapter.attached
+    assert attached is not None, "nobody has taken it out: the lock is held"
+    plan = _plan(asked, lease)
     before = adapter.asked, adapter.plan, adapter.table
     adapter.table = _table(agent, namespace, adapter, asked)
     adapter.asked, adapter.plan = asked, plan
@@ -106,6 +151,10 @@ async def change(agent: Agent, namespace: Namespace, adapter: Adapter, asked: Pl
         write_resolv_conf(namespace)
         raise
     _log.info("network adapter changed", extra=fields(adapter=adapter.key))
+
+
+def _plan(asked: Plan, lease: Lease | None) -> Plan:
+    return asked if lease is None else netplan.with_lease(asked, lease)
 
 
 async def detach(namespace: Namespace, adapter: Adapter) -> None:
@@ -122,6 +171,7 @@ async def withdraw(namespace: Namespace, adapter: Adapter) -> str:
     """Take a NIC out of its namespace; return what it is called now, "" if it is gone."""
     attached = adapter.attached
     assert attached is not None, "the caller has looked"
+    await _forget_dhcp(adapter)
     name = await trio.to_thread.run_sync(nic.detach, attached, namespace.netns)
     adapter.attached = None
     return name

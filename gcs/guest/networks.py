@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import trio
 
 from gcs.errors import InvalidArgumentError, WrongStateError
-from gcs.guest.netplan import Dns, Plan, merge
+from gcs.guest.dhcp import Client
+from gcs.guest.netplan import Dns, Lease, Plan, merge
 from gcs.guest.spec import files
 from gcs.linux.nic import Attached
 from gcs.wire.resource import NetworkAdapter
@@ -37,6 +38,10 @@ class Adapter:
     #: routing table of its own, if it has one
     table: int | None = None
     attached: Attached | None = None
+    #: who asks for its address, if the host gives none
+    client: Client | None = None
+    #: what that one has at the moment
+    lease: Lease | None = None
     #: False while it is being added, changed or removed
     settled: bool = False
 

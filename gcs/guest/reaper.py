@@ -171,12 +171,16 @@ class Children:
         try:
             return await process.wait()
         finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                deadline = trio.current_time() + _KILL_GRACE_S
-                with trio.CancelScope(shield=True, deadline=deadline):
-                    await process.wait()
-            self.disown(process.pid)
+            await self.end(process)
+
+    async def end(self, process: trio.Process) -> None:
+        """Forget a program that leads a session, and kill all of that if it still runs."""
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            deadline = trio.current_time() + _KILL_GRACE_S
+            with trio.CancelScope(shield=True, deadline=deadline):
+                await process.wait()
+        self.disown(process.pid)
 
     async def check_output(self, argv: Sequence[str], *, stdin: bytes = b"") -> bytes:
         """Run a program to its end and return what it printed, on either stream.

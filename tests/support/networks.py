@@ -21,10 +21,20 @@ from gcs.wire.resource import (
     RequestType,
 )
 from gcs.wire.schema import NULL_CONTAINER_ID
-from tests.support.agent import AgentHost, Streams, wait
-from tests.support.wires import links_of
+from tests.support.agent import VM, AgentHost, Streams, vm_process, wait
+from tests.support.wires import Wires, links_of
 
-__all__ = ["GUID", "Pod", "adapter", "change", "gateway", "make_pod", "own_links"]
+__all__ = [
+    "GUID",
+    "Pod",
+    "adapter",
+    "change",
+    "gateway",
+    "in_vm",
+    "make_pod",
+    "own_links",
+    "plug",
+]
 
 #: of the host's namespace
 GUID = "4F34A8C8-6D4B-4B6C-9E6A-0D5C5B3F9A11"
@@ -69,6 +79,21 @@ def own_links(host: AgentHost) -> list[str]:
     # unshare is there itself; what it started is in a pid namespace as well.
     found = links_of(f"/proc/{host.process.pid}/ns/net")
     return [name for name in found if name != "lo"]
+
+
+def plug(host: AgentHost, wires: Wires, *numbers: int) -> None:
+    """Plug cables into the VM, whose far ends answer."""
+    for number in numbers:
+        wires.plug(host.process.pid, number, *gateway(number))
+
+
+async def in_vm(host: AgentHost, client: Client, *argv: str) -> str:
+    """Return what a program of the VM prints; it must succeed."""
+    streams = Streams()
+    pid = await host.execute(client, VM, streams, vm_process(*argv, PATH="/usr/bin:/bin:/sbin"))
+    assert await wait(client, VM, pid) == 0, bytes(streams.stderr)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    return streams.stdout.decode()
 
 
 @dataclass

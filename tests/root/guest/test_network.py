@@ -14,8 +14,8 @@ from gcs.host.client import Client
 from gcs.wire.messages import DeleteContainerState, GetProperties
 from gcs.wire.properties import PropertyQuery
 from gcs.wire.resource import IPConfig, NetworkAdapter, NetworkRoute, RequestType
-from tests.support.agent import VM, AgentHost, Streams, vm_process, wait
-from tests.support.networks import GUID, Pod, adapter, change, gateway, make_pod, own_links
+from tests.support.agent import AgentHost, Streams, wait
+from tests.support.networks import GUID, Pod, adapter, change, in_vm, make_pod, own_links, plug
 from tests.support.scenario import play, refused
 from tests.support.wires import Wires, open_wires
 
@@ -30,21 +30,6 @@ REMOVE, UPDATE = RequestType.REMOVE, RequestType.UPDATE
 def wires() -> Iterator[Wires]:
     with open_wires() as opened:
         yield opened
-
-
-def plug(host: AgentHost, wires: Wires, *numbers: int) -> None:
-    """Plug cables into the VM, whose far ends answer."""
-    for number in numbers:
-        wires.plug(host.process.pid, number, *gateway(number))
-
-
-async def in_vm(host: AgentHost, client: Client, *argv: str) -> str:
-    """Return what a program of the VM prints; it must succeed."""
-    streams = Streams()
-    pid = await host.execute(client, VM, streams, vm_process(*argv, PATH="/usr/bin:/bin:/sbin"))
-    assert await wait(client, VM, pid) == 0, bytes(streams.stderr)
-    await trio.testing.wait_all_tasks_blocked(0.05)
-    return streams.stdout.decode()
 
 
 # -- before and after the container ------------------------------------------------------------
@@ -387,73 +372,6 @@ async def test_statistics_are_those_of_the_pod(tmp_path: Path, wires: Wires) -> 
         assert found["eth1"].rx_bytes >= 84
 
     await play(tmp_path, scenario)
-
-
-# -- DHCP --------------------------------------------------------------------------------------
-
-
-async def test_dhcp_gives_what_the_host_does_not(tmp_path: Path, wires: Wires) -> None:
-    """Address, gateway, name server and domain are the DHCP server's."""
-    leases = tmp_path / "leases"
-    leases.touch()
-    config = tmp_path / "udhcpd.conf"
-    config.write_text(
-        "start 10.0.1.77\nend 10.0.1.77\ninterface w1\npidfile /dev/null\n"
-        f"lease_file {leases}\n"
-        "option subnet 255.255.255.0\noption router 10.0.1.1\noption dns 10.0.1.1\n"
-        "option domain dhcp.example\n"
-    )
-
-    async def scenario(host: AgentHost, client: Client) -> None:
-        plug(host, wires, 1)
-        server = await trio.lowlevel.open_process(
-            ["nsenter", f"--net={wires.path}", "busybox", "udhcpd", "-f", str(config)]
-        )
-        try:
-            await client.call(change(adapter(1, ip_configs=(), routes=())))
-        finally:
-            server.kill()
-            await server.wait()
-        pod = await make_pod(host, client)
-        assert "10.0.1.77/24" in await pod.output("ip", "address")
-        assert "default via 10.0.1.1" in await pod.output("ip", "route")
-        accepts = await pod.output("cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra")
-        assert accepts == "1\n"
-        text = await in_vm(host, client, "cat", "/run/gcs/c/p/resolv.conf")
-        assert text == "search dhcp.example\nnameserver 10.0.1.1\n"
-        assert "dhcp" not in await in_vm(host, client, "ls", "/run")
-
-    await play(tmp_path, scenario)
-
-
-async def test_dhcp_without_a_server_ends(tmp_path: Path, wires: Wires) -> None:
-    """The Add fails in time, says why, and leaves no client behind."""
-
-    async def scenario(host: AgentHost, client: Client) -> None:
-        plug(host, wires, 1)
-        error = await refused(client, change(adapter(1, ip_configs=(), routes=())))
-        assert error.result == Hresult.TIMEOUT
-        assert "DHCP on eth0: no server has given an address within" in error.message
-        assert own_links(host) == ["nic1"]
-        assert "udhcpc" not in await in_vm(host, client, "ps", "ax")
-        await client.call(change(adapter(1)))
-
-    before = "from gcs.guest import dhcp; dhcp._QUESTIONS = dhcp._INTERVAL_S = 1"
-    await play(tmp_path, scenario, before=before)
-
-
-async def test_a_dhcp_client_that_hangs_is_ended(tmp_path: Path, wires: Wires) -> None:
-    """The limit is the agent's own, whatever the client thinks."""
-
-    async def scenario(host: AgentHost, client: Client) -> None:
-        plug(host, wires, 1)
-        error = await refused(client, change(adapter(1, ip_configs=(), routes=())))
-        assert error.result == Hresult.TIMEOUT
-        assert "within 0.5 s" in error.message
-        assert own_links(host) == ["nic1"]
-        assert "udhcpc" not in await in_vm(host, client, "ps", "ax")
-
-    await play(tmp_path, scenario, before="from gcs.guest import dhcp; dhcp._TIMEOUT_S = 0.5")
 
 
 # -- what goes wrong ---------------------------------------------------------------------------
