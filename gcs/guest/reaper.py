@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from subprocess import DEVNULL  # noqa: TID251 - a constant for trio
@@ -90,13 +90,33 @@ class Children:
 
         The hold keeps it from being reaped, so that the number is still its own.
         """
-        try:
-            is_child = pid in procfs.children()
-        except OSError as error:
-            _log.warning("process not killed", extra=fields(pid=pid, error=error))
-            return
-        if is_child and pid not in self._owned and self._is_held(pid):
+        if pid in self._listed() and pid not in self._owned and self._is_held(pid):
             os.kill(pid, signal.SIGKILL)
+
+    def kill_strays(self, init: int, claimed: Collection[int]) -> None:
+        """Kill children beside a container's init that nobody owns, nor has a claim to.
+
+        What loses its parent in another pid namespace goes to the init of that one. So a child
+        of ours in there comes from a runtime that ended before it could say what it had
+        started. In our own namespace it may be what an exec left running on purpose, which
+        nothing tells apart: there none is killed.
+        """
+        namespace = procfs.pid_namespace(init)
+        if namespace in (None, procfs.pid_namespace(os.getpid())):
+            return
+        for pid in self._listed():
+            is_known = pid in self._owned or pid in claimed
+            if not is_known and procfs.pid_namespace(pid) == namespace:
+                os.kill(pid, signal.SIGKILL)  # nobody else reaps, so the number is its own
+                _log.warning("stray process killed", extra=fields(pid=pid))
+
+    def _listed(self) -> tuple[int, ...]:
+        """Return all children; none, and say so, when they can't be listed."""
+        try:
+            return procfs.children()
+        except OSError as error:
+            _log.warning("children not listed", extra=fields(error=error))
+            return ()
 
     def _is_held(self, pid: int) -> bool:
         if not self._holds:

@@ -3,8 +3,8 @@
 psutil is imported with the first call that needs it: few VMs are ever asked, and it would cost
 a fifth of the agent's start. What the agent needs all the time is read by hand.
 
-Source: proc_pid_stat(5), proc_tid_children(5), proc_pid_net(5).
-Needs: CONFIG_PROC_CHILDREN
+Source: proc_pid_stat(5), proc_tid_children(5), proc_pid_net(5), pid_namespaces(7).
+Needs: CONFIG_PROC_CHILDREN, CONFIG_PID_NS
 """
 
 import os
@@ -22,6 +22,7 @@ __all__ = [
     "clock_ticks",
     "interfaces",
     "memory",
+    "pid_namespace",
     "processes",
     "set_core_pattern",
     "start_time",
@@ -48,6 +49,14 @@ def start_time(pid: int) -> int | None:
     # The name in parentheses may hold spaces and parentheses; starttime is field 22, and the
     # first field behind the name is number 3.
     return int(stat.rpartition(")")[2].split()[22 - 3])
+
+
+def pid_namespace(pid: int) -> str | None:
+    """Return the name of the pid namespace that a process is in; None when it is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115 - a name, and no path
+    except (FileNotFoundError, ProcessLookupError):  # a zombie is in none any more
+        return None
 
 
 def clock_ticks() -> int:

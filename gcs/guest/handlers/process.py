@@ -174,6 +174,7 @@ async def _exec(
         endpoints.close()
         if pipes is not None:
             pipes.close()
+        _end_strays(agent, container)
         raise
     _relay(agent, process, endpoints, pipes if pipes is not None else master)
     container.add_exec(process)
@@ -182,6 +183,12 @@ async def _exec(
         with suppress(NotFoundError):
             process.kill(_SIGKILL)
     return ExecuteProcessReply(process_id=process.pid)
+
+
+def _end_strays(agent: Agent, container: Container) -> None:
+    """Kill what a runtime has started that ended before it said so: the host knows of none."""
+    if container.init is not None:
+        agent.children.kill_strays(container.init.pid, agent.runc.claimed())
 
 
 @contextmanager

@@ -102,8 +102,13 @@ async def test_a_create_that_fails_late_leaves_nothing(
 
 async def mend(host: AgentHost, client: Client) -> None:
     """Make the file that the scripts look for."""
-    touch = vm_process("/bin/touch", "/run/mended")
-    assert await wait(client, VM, await host.execute(client, VM, Streams(), touch)) == 0
+    await touch(host, client, "/run/mended")
+
+
+async def touch(host: AgentHost, client: Client, path: str) -> None:
+    """Make a file of the VM."""
+    command = vm_process("/bin/touch", path)
+    assert await wait(client, VM, await host.execute(client, VM, Streams(), command)) == 0
 
 
 async def test_a_terminal_that_never_comes_fails_its_create(tmp_path: Path) -> None:
@@ -324,7 +329,12 @@ async def test_a_deletion_waits_for_an_exec(tmp_path: Path) -> None:
 
 async def wait_for_file(host: AgentHost, client: Client, path: str) -> None:
     """Wait until a file is there, in the VM."""
-    script = f"until [ -e {path} ]; do sleep 0.05; done"
+    await wait_until(host, client, f"[ -e {path} ]")
+
+
+async def wait_until(host: AgentHost, client: Client, command: str) -> None:
+    """Wait until a command of the VM's shell succeeds."""
+    script = f"until {command}; do sleep 0.05; done"
     look = vm_process("/bin/sh", "-c", script, PATH="/bin:/usr/bin")
     with trio.fail_after(20):
         await wait(client, VM, await host.execute(client, VM, Streams(), look))
@@ -345,10 +355,7 @@ async def test_an_exec_whose_runtime_fails_late_does_not_run_on(
         await host.execute(client, "c", Streams())
         error = await refused(client, _exec_without_streams("c", "sleep", "4321"))
         assert message in error.message
-        gone = "while ps -e -o args= | grep '^[s]leep 4321'; do sleep 0.1; done"
-        look = vm_process("/bin/sh", "-c", gone, PATH="/bin:/usr/bin")
-        with trio.fail_after(10):
-            await wait(client, VM, await host.execute(client, VM, Streams(), look))
+        await wait_until(host, client, "! ps -e -o args= | grep '^[s]leep 4321'")
         assert await exits(client) == []
 
     flags = ("-runtime", runtime_that(tmp_path, runtime, script))
