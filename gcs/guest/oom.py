@@ -8,13 +8,16 @@ Needs: CONFIG_MEMCG
 """
 
 import logging
+from collections.abc import Sequence
 
 import trio
 
+from gcs.errors import DeadlineError
 from gcs.guest import statistics
-from gcs.guest.agent import Agent
+from gcs.guest.agent import Agent, Container
 from gcs.guest.log import fields
 from gcs.guest.memory import PODS
+from gcs.guest.reads import Reads
 from gcs.linux import cgroup
 
 __all__ = ["report", "run"]
@@ -23,6 +26,8 @@ _log = logging.getLogger("gcs.oom")
 
 #: The counters go up, up to a hundred times a second, while a container merely meets its limit.
 _PAUSE_S = 0.5
+#: Its place among other reads.
+_READ = "memory.events"
 
 
 async def run(agent: Agent) -> None:
@@ -37,21 +42,30 @@ async def run(agent: Agent) -> None:
         while True:
             await trio.lowlevel.wait_readable(watch)
             watch.clear()
-            report(agent)
+            await report(agent.reads, tuple(agent.containers.values()))
             await trio.sleep(_PAUSE_S)
     finally:
         watch.close()
 
 
-def report(agent: Agent) -> None:
-    """Log each container in which the kernel has killed more processes than were known of."""
-    for container in agent.containers.values():
-        kills = statistics.oom_kills(container.cgroup) if container.cgroup else 0
+async def report(reads: Reads, containers: Sequence[Container]) -> None:
+    """Log each container in which the kernel has killed more processes than were known of.
+
+    There may be hundreds of files to read, while others wait for the event loop.
+    """
+    made = [container for container in containers if container.cgroup]
+    try:
+        found = await reads.run(_READ, lambda: [_look(one.cgroup) for one in made])
+    except DeadlineError as error:
+        _log.warning("out-of-memory kills not read", extra=fields(error=error))
+        return
+    for container, (kills, limit) in zip(made, found, strict=True):
         if kills > container.oom_kills:
-            members = fields(
-                cid=container.container_id,
-                oom_kill=kills,
-                limit=cgroup.read(container.cgroup, "memory.max").strip(),
-            )
+            members = fields(cid=container.container_id, oom_kill=kills, limit=limit)
             _log.warning("container ran out of memory", extra=members)
-        container.oom_kills = kills
+        container.oom_kills = max(kills, container.oom_kills)
+
+
+def _look(group: str) -> tuple[int, str]:
+    """Return how many processes were killed in a cgroup, and its limit."""
+    return statistics.oom_kills(group), cgroup.read(group, "memory.max").strip()

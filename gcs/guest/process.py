@@ -6,7 +6,7 @@ Source: pidfd_open(2), waitid(2).
 import errno
 import os
 import signal as signals
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -58,11 +58,12 @@ class Process:
             raise OSError(number, f"pidfd_open {pid}: {error.strerror}") from error
 
     async def watch(
-        self, children: Children, on_exit: Callable[[], None] = lambda: None
+        self, children: Children, on_exit: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         """Take the process's status when it exits, then see its output off.
 
-        `on_exit` is called between the two.
+        `on_exit` is called between the two; what it does before its first await is done in the
+        same breath as the status is known.
         """
         self.exit_status = await self._take_status()
         children.disown(self.pid)
@@ -70,7 +71,8 @@ class Process:
         os.close(pidfd)
         self.exited.set()
         try:
-            on_exit()
+            if on_exit is not None:
+                await on_exit()
             if self.stdio is not None:
                 await self.stdio.drain()
         finally:

@@ -1,6 +1,7 @@
 """Control groups, version 2 only.
 
-A cgroup is named by its path below the cgroup file system, with a slash in front.
+A cgroup is named by its path below the cgroup file system, with a slash in front. To make,
+kill or remove one waits for a mutex of the kernel's that all cgroups have in common.
 
 Source: Documentation/admin-guide/cgroup-v2.rst.
 Needs: CONFIG_CGROUPS, CONFIG_MEMCG, CONFIG_CGROUP_PIDS, CONFIG_CGROUP_SCHED, CONFIG_BLK_CGROUP

@@ -42,6 +42,7 @@ _HANDLED = tuple(
         "log",
         "netplan",
         "networks",
+        "oom",
         "pod_network",
         "mounting",
         "pods",

@@ -14,7 +14,7 @@ from gcs.errors import (
     NotFoundError,
     WrongStateError,
 )
-from gcs.guest import bundles, provision
+from gcs.guest import bundles, oom, provision
 from gcs.guest.agent import Agent, Container, State
 from gcs.guest.handlers import pod
 from gcs.guest.log import fields, flush
@@ -132,7 +132,8 @@ def _check_not_running(container: Container) -> None:
 
 async def _delete(agent: Agent, container: Container) -> None:
     if container.state is State.STOPPED:
-        cgroup.kill(container.cgroup)
+        await oom.report(container.reads, (container,))  # its counters go with its cgroup
+        await trio.to_thread.run_sync(cgroup.kill, container.cgroup)
     with suppress(ContainerNotFoundError):  # an earlier request came this far, and no further
         await agent.runc.delete(container.container_id)
     container.close_unstarted()

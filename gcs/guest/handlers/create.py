@@ -154,16 +154,16 @@ async def _undo(agent: Agent, container: Container, error: BaseException) -> Non
 async def _remove_cgroup(name: str) -> None:
     """Kill what a runtime left in a cgroup, and remove it. Raises EBUSY when it stays."""
     with trio.move_on_after(_CGROUP_GRACE_S):
-        while not cgroup.remove_all(name):  # noqa: ASYNC110 - there is no event
+        while not await trio.to_thread.run_sync(cgroup.remove_all, name):  # noqa: ASYNC110
             await trio.sleep(_CGROUP_RETRY_S)
         return
     raise OSError(errno.EBUSY, f"rmdir cgroup {name}: {os.strerror(errno.EBUSY)}")
 
 
-def _kill_rest(container: Container) -> None:
+async def _kill_rest(container: Container) -> None:
     """Kill what outlives an init; if that is not possible its exit is told all the same."""
     try:
-        cgroup.kill(container.cgroup)
+        await trio.to_thread.run_sync(cgroup.kill, container.cgroup)
     except OSError as error:  # a container that may can make its cgroup one that has no kill
         members = fields(cid=container.container_id, error=error)
         _log.error("processes outlive their container", extra=members)
@@ -173,12 +173,12 @@ async def _attend(agent: Agent, container: Container, init: Process) -> None:
     """See a container's init to its end, and tell the host once it could have asked."""
     was_started = trio.Event()
 
-    def stop() -> None:
+    async def stop() -> None:
         if container.state is not State.CREATED:
             was_started.set()
         container.state = State.STOPPED
         if not container.owns_pid_namespace:
-            _kill_rest(container)
+            await _kill_rest(container)
 
     await init.watch(agent.children, stop)
     members = fields(cid=container.container_id, status=init.exit_status)

@@ -1,10 +1,12 @@
 """Containers whose runtime makes plain processes: what their end brings about."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from gcs.guest import dispatch
 from gcs.guest.agent import Agent, State
@@ -21,6 +23,7 @@ from gcs.wire.messages import (
     ProcessParameters,
     SchemaVersion,
 )
+from tests.support.cgroups import make_cgroup
 from tests.support.fake_runtime import FakeRuntime
 
 
@@ -77,6 +80,28 @@ async def test_an_exit_is_told_though_the_rest_can_not_be_killed(
     assert [exit_.container_id for exit_ in agent.exits] == ["c"]
 
 
+async def test_a_kernel_that_takes_long_to_kill_delays_nobody(
+    agent: Agent, tmp_path: Path
+) -> None:
+    """All cgroups have a mutex in common, and making one may hold it for long."""
+    pid = await _start(agent, tmp_path, pid_namespace=False)
+    container = agent.containers["c"]
+    kill = cgroup.folder(container.cgroup) / "cgroup.kill"
+    kill.parent.mkdir(parents=True)
+    os.mkfifo(kill)  # whoever writes to it waits for a reader
+    init = container.init
+    assert init is not None
+    _runtime(agent).end(pid, 3)
+    await init.exited.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not init.finished.is_set()
+    reader = os.open(kill, os.O_RDWR)
+    with trio.fail_after(5):
+        await init.finished.wait()
+    assert os.read(reader, 9) == b"1"
+    os.close(reader)
+
+
 async def test_a_deletion_tells_the_exit_at_once(agent: Agent, tmp_path: Path) -> None:
     """Nobody can ask for it any more, and the id may be used again."""
     pid = await _start(agent, tmp_path)
@@ -90,3 +115,18 @@ async def test_a_deletion_tells_the_exit_at_once(agent: Agent, tmp_path: Path) -
     with trio.fail_after(20):
         await changed.wait()
     assert [exit_.container_id for exit_ in agent.exits] == ["c"]
+
+
+async def test_a_deletion_tells_of_the_last_kills_for_want_of_memory(
+    agent: Agent, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel's counters go with the cgroup, however soon that is."""
+    pid = await _start(agent, tmp_path)
+    container = agent.containers["c"]
+    make_cgroup(cgroup.folder(container.cgroup), memory_events="oom_kill 1\n")
+    assert container.init is not None
+    _runtime(agent).end(pid, 137)
+    await container.init.finished.wait()
+    await dispatch.dispatch(agent, DeleteContainerState(container_id="c"))
+    told = [r for r in caplog.records if r.getMessage() == "container ran out of memory"]
+    assert [getattr(r, "fields", {})["cid"] for r in told] == ["c"]
