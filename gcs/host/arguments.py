@@ -5,9 +5,10 @@ import os
 import re
 
 from gcs.errors import InvalidArgumentError
+from gcs.host import volumes
 from gcs.host.network import parse_published
 from gcs.host.signals import signal_number
-from gcs.wire.control import NetworkMode
+from gcs.wire.control import NetworkMode, Volume
 
 __all__ = ["parser"]
 
@@ -72,6 +73,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--hostname", default="", help="its host name (default: part of its id)")
     run.add_argument("--entrypoint", metavar="PROGRAM", help="instead of the image's")
     _add_network_options(run)
+    _add_storage_options(run)
     _add_process_options(run)
     _add_vm_options(run)
     run.add_argument("image", metavar="IMAGE", help="an OCI image layout: a folder or a tar")
@@ -98,6 +100,19 @@ def _add_network_options(run: argparse.ArgumentParser) -> None:
         type=_published,
         metavar="[IP:]PORT:CONTAINER-PORT[/udp]",
         help="let a port of this machine lead to one of the container (default IP: 127.0.0.1)",
+    )
+
+
+def _add_storage_options(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        *("-v", "--volume"),
+        dest="volumes",
+        action="append",
+        default=[],
+        type=_volume,
+        metavar="HOST:CONTAINER[:ro][:cache=MODE]",
+        help="let it have a folder of this machine; both sides see each other's changes at "
+        "once, unless it is cached: readahead, mmap or loose (docs/volumes.md)",
     )
 
 
@@ -151,7 +166,7 @@ def _add_vm_options(run: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="default: $GCS_VHOST_DEVICE_VSOCK, or what was built",
     )
-    run.add_argument("-v", "--verbose", action="store_true", help="tell of every step")
+    run.add_argument("--verbose", action="store_true", help="tell of every step")
 
 
 # -- values ------------------------------------------------------------------------------------
@@ -206,6 +221,13 @@ def _signal(text: str) -> int:
 def _published(text: str) -> str:
     try:
         return str(parse_published(text))
+    except InvalidArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _volume(text: str) -> Volume:
+    try:
+        return volumes.parse(text)
     except InvalidArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

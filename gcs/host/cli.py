@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from gcs.errors import CallError, ContainerNotFoundError, GcsError, InvalidArgumentError
-from gcs.host import containers
+from gcs.host import containers, volumes
 from gcs.host.arguments import parser
 from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
 from gcs.host.attach import Ending
@@ -130,6 +130,7 @@ def _run_request(options: argparse.Namespace) -> Run:
         hostname=options.hostname,
         network=_network(options),
         ports=tuple(options.ports),
+        volumes=volumes.check(options.volumes),
         terminal=options.terminal,
         height=height,
         width=width,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from gcs.host import network
+from gcs.host import network, volumes
 from gcs.host.accelerator import probe_kvm
 from gcs.host.background import together
 from gcs.host.bridge import accept_bridge, open_bridge
@@ -31,6 +31,7 @@ from gcs.host.state import StateFolder
 from gcs.host.steps import Steps
 from gcs.host.users import find_user
 from gcs.host.vm import Vm, open_vm
+from gcs.host.volumes import Mounted, Volumes, open_volumes
 from gcs.host.vsock import BRIDGE_PORT, Ports
 from gcs.wire.control import NetworkMode, Run, StreamName
 
@@ -96,9 +97,12 @@ async def run_container(
             record=folder.record,
         ) as vm:
             stream, contents = await _boot(vm, image, leases, run, steps)
-            async with open_bridge(stream) as client:
+            async with (
+                open_bridge(stream) as client,
+                open_volumes(vm, client, folder) as shares,
+            ):
                 container = Container(vm, client, cid)
-                await _live(container, contents, run, steps, life)
+                await _live(container, contents, shares, run, steps, life)
 
 
 async def _configure(run: Run, layer_count: int, probes: Path) -> VmConfig:
@@ -147,14 +151,20 @@ def _platform(vm: Vm, run: Run) -> str:
 
 
 async def _live(
-    container: Container, contents: Contents, run: Run, steps: Steps, life: Life
+    container: Container,
+    contents: Contents,
+    shares: Volumes,
+    run: Run,
+    steps: Steps,
+    life: Life,
 ) -> None:
     """Make the container, let it run, and take it down."""
     vm, client, ports = container.vm, container.client, Ports()
     mounts, places = LayerMounts(vm, client), contents.places
-    paths = await _connect(mounts, places, container.cid, run, steps)
+    paths, mounted = await _connect(mounts, places, shares, container.cid, run, steps)
     async with steps.step("create the container"):
         spec = await _spec(contents, run, container.cid)
+        volumes.bind(spec, mounted)
         await container.create(spec, paths)
     async with steps.step("start the container"):
         names = wanted_streams(stdin=run.stdin, terminal=run.terminal)
@@ -171,14 +181,21 @@ async def _live(
         await container.remove()
         if run.network is NetworkMode.USER:
             await network.disconnect(vm, client, container.cid)
+        await shares.unmount(mounted)
         await unmount_layers(mounts, places)
 
 
 async def _connect(
-    mounts: LayerMounts, places: Sequence[Place], cid: str, run: Run, steps: Steps
-) -> Sequence[str]:
-    """Mount the layers and connect the network at once; return the layers' paths."""
+    mounts: LayerMounts,
+    places: Sequence[Place],
+    shares: Volumes,
+    cid: str,
+    run: Run,
+    steps: Steps,
+) -> tuple[Sequence[str], Sequence[Mounted]]:
+    """Mount layers and volumes and connect the network at once; return the layers' paths."""
     paths: list[str] = []
+    mounted: list[Mounted] = []
 
     async def mount() -> None:
         async with steps.step("mount the layers"):
@@ -190,8 +207,13 @@ async def _connect(
                 ports = map(network.parse_published, run.ports)
                 await network.connect(mounts.vm, mounts.client, cid, ports)
 
-    await together(mount, connect)
-    return paths
+    async def share() -> None:
+        if run.volumes:
+            async with steps.step("mount the volumes"):
+                mounted.extend(await shares.mount(run.volumes))
+
+    await together(mount, connect, share)
+    return paths, mounted
 
 
 async def _spec(contents: Contents, run: Run, cid: str) -> dict[str, object]:

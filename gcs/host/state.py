@@ -10,7 +10,7 @@ ${XDG_RUNTIME_DIR:-/tmp/gcs-<uid>}/gcs/
     pids.json    [{"name", "pid", "start_time"}] of the programs that the service has started
     claim.json   {"container_id", "name"} once the service has a container
     exited.json  what is left of a container that has ended and is kept (DescribeReply)
-    *.log        of the service, of QEMU, of vhost-device-vsock, of the guest
+    *.log        of the service, of QEMU, of vhost-device-vsock, of the guest, of volumes
 ```
 
 A folder whose lock is free and that has no exited.json belongs to nobody: the programs recorded
@@ -46,7 +46,7 @@ __all__ = [
     "root_folder",
 ]
 
-LOG_NAMES = ("service.log", "serial.log", "guest.log", "qemu.log", "vsock.log")
+LOG_NAMES = ("service.log", "serial.log", "guest.log", "qemu.log", "vsock.log", "volumes.log")
 #: sockaddr_un holds 107 bytes and the NUL; the longest name below a VM's folder is
 #: "v_4294967294" with its slash, 13 bytes.
 _MAX_FOLDER = 107 - 13 - 10

@@ -48,6 +48,9 @@ BRIDGE_PORT = 0x40000000
 #: once in 60 hours.
 _FIRST_STREAM_PORT = 0x80000000
 _STREAM_PORTS = 0xFFFFFFFF - _FIRST_STREAM_PORT
+#: Ports of 9p servers: what names one to the guest is signed and has 32 bits.
+_FIRST_SHARE_PORT = 0x41000000
+_SHARE_PORTS = 0x7FFFFFFF - _FIRST_SHARE_PORT
 #: Connections that can wait to be accepted. vhost-device-vsock stands still while there is no
 #: room for one, so it is more than a guest makes by mistake.
 _BACKLOG = 8
@@ -69,13 +72,20 @@ class VsockError(GcsError):
 class Ports:
     """The host's ports for streams: not to be guessed, and none is used twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = _FIRST_STREAM_PORT, count: int = _STREAM_PORTS) -> None:
+        self._first = first
+        self._count = count
         self._taken: set[int] = set()
+
+    @classmethod
+    def of_shares(cls) -> Self:
+        """Return those for 9p servers."""
+        return cls(_FIRST_SHARE_PORT, _SHARE_PORTS)
 
     def take(self) -> int:
         """Return a port that was never used in this VM."""
         while True:
-            port = _FIRST_STREAM_PORT + secrets.randbelow(_STREAM_PORTS)
+            port = self._first + secrets.randbelow(self._count)
             if port not in self._taken:
                 self._taken.add(port)
                 return port

@@ -30,6 +30,7 @@ from gcs.wire.schema import (
 
 __all__ = [
     "CONTROL",
+    "CacheMode",
     "Describe",
     "DescribeReply",
     "Execute",
@@ -46,6 +47,7 @@ __all__ = [
     "Stop",
     "StreamName",
     "VmOptions",
+    "Volume",
     "Wait",
     "WaitReply",
 ]
@@ -94,6 +96,29 @@ class NetworkMode(StrEnum):
     NONE = "none"
     #: QEMU's own, out of this machine as its user
     USER = "user"
+
+
+class CacheMode(StrEnum):
+    """How a container's VM may cache a volume; the bridge's own names.
+
+    What each gives up is in PROTOCOL.md, "MappedDirectory".
+    """
+
+    NONE = "none"
+    READAHEAD = "readahead"
+    MMAP = "mmap"
+    LOOSE = "loose"
+
+
+class Volume(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A folder or a file of this machine, and where a container has it."""
+
+    #: absolute, and without links in it
+    source: str
+    #: absolute
+    target: str
+    read_only: bool = False
+    cache: CacheMode = CacheMode.NONE
 
 
 class ServiceState(StrEnum):
@@ -164,6 +189,7 @@ class Run(Request[RunReply], frozen=True, kw_only=True, forbid_unknown_fields=Tr
     network: NetworkMode = NetworkMode.NONE
     #: [IP:]PORT:CONTAINER-PORT[/udp]
     ports: tuple[str, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     terminal: bool = False
     #: of the terminal; 0: unknown
     height: UInt16 = 0

@@ -34,6 +34,7 @@ PACKAGES = {
     "ovmf": "UEFI firmware, for the test that boots as generation 2 VMs of Hyper-V do",
     "skopeo": "copies images, and checks ours",
     "diod": "serves folders of the host to utility VMs",
+    "bubblewrap": "confines diod to the folder that it serves",
     "util-linux": "ends QEMU with its service, and makes name spaces for the root tests",
     "runc": "runs containers of the root tests",
     "crun": "runs them as well",

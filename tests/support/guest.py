@@ -28,6 +28,7 @@ from gcs.wire.connection import GuestConnection, RequestReceived, RequestRefused
 from gcs.wire.messages import BRIDGE
 from gcs.wire.resource import (
     CombinedLayers,
+    MappedDirectory,
     MappedVirtualDisk,
     NetworkAdapter,
     RequestType,
@@ -69,6 +70,8 @@ class FakeGuest:
         self.layers: dict[str, int] = {}
         self.disks: dict[str, int] = {}
         self.unplugged: list[int] = []
+        #: connections to servers of folders, by where those are mounted
+        self.shares: dict[str, trio.SocketStream] = {}
         #: by namespace
         self.networks: dict[str, NetworkAdapter] = {}
         self.roots: dict[str, CombinedLayers] = {}
@@ -145,7 +148,7 @@ class FakeGuest:
             raise WrongStateError("not negotiated")
         match request:
             case messages.ModifySettings():
-                return self._modify(request)
+                return await self._modify(request)
             case messages.Create():
                 return self._create(request)
             case messages.ExecuteProcess():
@@ -190,7 +193,7 @@ class FakeGuest:
             ),
         )
 
-    def _modify(self, request: messages.ModifySettings) -> Reply:
+    async def _modify(self, request: messages.ModifySettings) -> Reply:
         change = request.request
         is_add = change.request_type == RequestType.ADD
         match change.settings:
@@ -200,6 +203,8 @@ class FakeGuest:
                 _change(self.disks, path, lun, is_add=is_add)
             case NetworkAdapter(namespace_id=namespace):
                 _change(self.networks, namespace, change.settings, is_add=is_add)
+            case MappedDirectory(mount_path=path) as share:
+                await (self._add_share(share) if is_add else self.shares.pop(path).aclose())
             case ScsiDevice(lun=lun):
                 assert not is_add
                 self.unplugged.append(lun)
@@ -211,6 +216,17 @@ class FakeGuest:
             case _:
                 raise GcsError(f"{change.resource_type}: not in the fake guest")
         return Reply()
+
+    async def _add_share(self, share: MappedDirectory) -> None:
+        """Do what a mount does: ask the server something, and wait for its answer."""
+        stream = await self._dial(share.port)
+        answer = b""
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(b"?")
+            answer = bytes(await stream.receive_some(1))
+        if not answer:
+            raise GcsError("mount: Input/output error")
+        _change(self.shares, share.mount_path, stream, is_add=True)
 
     def _create(self, request: messages.Create) -> Reply:
         cid, config = request.container_id, request.container_config

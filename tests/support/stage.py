@@ -13,7 +13,7 @@ __all__ = ["Stage", "make_stage", "our_processes", "services"]
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Names of the programs that a VM is made of.
-_PROGRAMS = ("qemu-system", "vhost-device-vsock", "gcs.host.service")
+_PROGRAMS = ("qemu-system", "vhost-device-vsock", "gcs.host.service", "diod")
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def make_stage(folder: Path, **config: object) -> Stage:
         (folder / name).mkdir(mode=0o700)
     _write_program(programs / "qemu-system-x86_64", "qemu")
     _write_program(programs / "vhost-device-vsock", "vsock")
+    _write_server(programs)
     for name in ("kernel", "initrd"):
         (folder / name).write_bytes(b"")
     tar = layer_tar([member("etc/passwd", b"root:x:0:0::/:/bin/sh\nneko:x:77:88::/:/bin/sh\n")])
@@ -124,6 +125,24 @@ def _write_program(path: Path, role: str) -> None:
         f'-m "${{GCS_TEST_GUEST:-tests.support.vm}}" {role} "$@"\n'
     )
     path.chmod(0o755)
+
+
+def _write_server(programs: Path) -> None:
+    """Write a bwrap that stands in for the diod in it: it answers until its connection ends.
+
+    Told to in GCS_TEST_SERVER, it fails in those words.
+    """
+    (programs / "diod").symlink_to("/bin/true")
+    (programs / "bwrap").write_text(
+        f"#!{sys.executable}\n"
+        "import os, sys\n"
+        'if words := os.environ.get("GCS_TEST_SERVER"):\n'
+        "    sys.exit(words)\n"
+        'fd = int(sys.argv[sys.argv.index("--rfdno") + 1])\n'
+        "while os.read(fd, 1):\n"
+        '    os.write(fd, b"!")\n'
+    )
+    (programs / "bwrap").chmod(0o755)
 
 
 def services() -> list[tuple[int, str]]:

@@ -85,7 +85,7 @@ def test_an_interrupt_after_any_step_leaves_nothing(gcsctl: Stage, step: str) ->
         "create the container": b"mount the layers: ",
         "start the container": b"create the container: ",
     }[step]
-    with gcsctl.start("run", "-v", str(gcsctl.image), "sleep", "60") as process:
+    with gcsctl.start("run", "--verbose", str(gcsctl.image), "sleep", "60") as process:
         assert process.stderr is not None
         read_until(process.stderr.fileno(), previous)
         # Somewhere in the middle of the step.

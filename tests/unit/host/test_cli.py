@@ -131,7 +131,7 @@ def test_a_second_interrupt_ends_everything(stage: Stage) -> None:
 
 def test_impatience_does_not_cut_the_clean_up_short(stage: Stage) -> None:
     """Whoever goes on pressing Ctrl-C gets 130, no traceback, and nothing is left behind."""
-    with stage.start("run", "-v", str(stage.image), "sleep", "60") as process:
+    with stage.start("run", "--verbose", str(stage.image), "sleep", "60") as process:
         assert process.stderr is not None
         assert b"read the image" in process.stderr.readline()
         while process.poll() is None:
@@ -258,8 +258,8 @@ def _only_vm(stage: Stage) -> tuple[Path, int]:
 
 
 def test_every_step_is_told_on_request_to_the_last(stage: Stage) -> None:
-    """With -v each step has a line on stderr with its time, in the order in which they end."""
-    done = stage.run("run", "-v", str(stage.image), "echo", "x")
+    """With --verbose each step has a line on stderr with its time, in the order of the ends."""
+    done = stage.run("run", "--verbose", str(stage.image), "echo", "x")
     assert (done.returncode, done.stdout) == (0, b"x\n")
     told = re.findall(r"^(.*): \d+\.\d\d s$", done.stderr.decode(), re.MULTILINE)
     assert told[0] == "read the image"

@@ -1,0 +1,192 @@
+"""Folders of this machine in containers, through gcsctl as a user has it."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import filecheck
+from tests.support.stage import ROOT, Stage, our_processes, services
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(480)]
+
+#: A boot under emulation on a machine that is busy with other VMs.
+_RUN_S = 300
+_CALL_S = 120
+_GONE_S = 60
+_SEED, _OPERATIONS = 11, 300
+
+
+class Folders:
+    """The volumes of a container that runs, and what is done in it."""
+
+    def __init__(self, gcsctl: Stage, top: Path) -> None:
+        self.gcsctl = gcsctl
+        self.top = top
+        self.shared, self.fixed, self.dying = (
+            top / name for name in ("shared", "fixed", "dying")
+        )
+
+    def sh(self, script: str) -> str:
+        """Run a script in the container, which has to succeed; return what it said."""
+        done = self.tried(script)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode()
+
+    def tried(self, script: str) -> "subprocess.CompletedProcess[bytes]":
+        """Run a script in the container."""
+        return self.gcsctl.run("exec", "v", "sh", "-c", script, timeout_s=_CALL_S)
+
+
+@pytest.fixture(scope="module")
+def folders(
+    gcsctl_for_module: Stage, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Folders]:
+    """A container with three volumes; one of them is read-only, one loses its server."""
+    stage, top = gcsctl_for_module, tmp_path_factory.mktemp("volumes")
+    found = Folders(stage, top)
+    for folder in (found.shared, found.fixed, found.dying):
+        folder.mkdir()
+        (folder / "theirs").write_text("one")
+    options = (
+        *("-v", f"{found.shared}:/shared"),
+        *("-v", f"{found.fixed}:/fixed:ro"),
+        *("-v", f"{found.dying}:/shared/dying"),
+    )
+    image = str(stage.image)
+    done = stage.run(
+        *("run", "-d", "--name", "v", *options, image, "sleep", "3600"), timeout_s=_RUN_S
+    )
+    assert done.returncode == 0, done.stderr
+    yield found
+    stage.run("rm", "-f", "v", timeout_s=_CALL_S)
+    assert stage.leftovers() == []
+
+
+def test_both_sides_see_each_other_s_changes_at_once(folders: Folders) -> None:
+    """Written, appended to, renamed and removed."""
+    host = folders.shared
+    assert folders.sh("cat /shared/theirs; echo ours >/shared/ours") == "one"
+    assert (host / "ours").read_text() == "ours\n"
+    (host / "theirs").write_text("two")
+    (host / "ours").rename(host / "moved")
+    assert folders.sh("cat /shared/theirs /shared/moved; rm /shared/moved") == "twoours\n"
+    assert not (host / "moved").exists()
+
+
+def test_a_read_only_volume_is_read_only(folders: Folders) -> None:
+    """Also for the VM's own root."""
+    said = folders.tried("cat /fixed/theirs; echo x >/fixed/theirs")
+    assert said.stdout == b"one"
+    assert b"Read-only file system" in said.stderr
+    script = (
+        "for m in /run/mounts/9p/*; do mount -o remount,rw $m; touch $m/new || echo no; done"
+    )
+    words = ("exec", "--vm", "v", "sh", "-c", script)
+    vm = folders.gcsctl.run(*words, timeout_s=_CALL_S)
+    assert b"no" in vm.stdout, vm.stderr
+    assert [path.name for path in folders.fixed.iterdir()] == ["theirs"]
+    assert (folders.shared / "new").exists()
+
+
+def test_a_link_out_of_a_volume_leads_nowhere_on_the_host(folders: Folders) -> None:
+    """A container looks it up in its own root, and its VM in the VM's."""
+    secret = folders.top / "secret"
+    secret.write_text("secret")
+    (folders.shared / "out").symlink_to(secret)
+    (folders.shared / "up").symlink_to("../secret")
+    said = folders.tried("cat /shared/out /shared/up /shared/../secret")
+    assert said.returncode != 0
+    assert b"secret" not in said.stdout
+    assert said.stderr.count(os.strerror(errno.ENOENT).encode()) == 3
+
+
+def test_random_operations_make_no_difference_on_a_volume(folders: Folders) -> None:
+    """And at the end the host has what the container thinks that it has."""
+    program = filecheck.compile_filecheck(folders.shared)
+    check = folders.shared / "check"
+    check.mkdir()
+    subprocess.run([str(program), "make", str(check)], check=True)
+    words = f"/shared/{program.name} run /shared/check {_SEED} {_OPERATIONS}"
+    left = filecheck.parse(folders.sh(words))
+    assert left.operations == _OPERATIONS
+    assert filecheck.seen(check) == left.files
+
+
+def _until(reached: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _GONE_S
+    while not reached():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def _servers(folder: Path) -> list[int]:
+    """Return the processes that serve a folder, the outermost first."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since it was listed
+        if os.fsencode(folder) in words:
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def test_a_server_that_dies_is_an_error_for_its_volume_alone(folders: Folders) -> None:
+    """Nothing waits, and the other volumes go on; what the container is at ends as ever."""
+    assert folders.sh("cat /shared/dying/theirs") == "one"
+    for pid in _servers(folders.dying):
+        os.kill(pid, signal.SIGKILL)
+    _until(lambda: not _servers(folders.dying), "the server lives on")
+    said = folders.tried("cat /shared/dying/theirs; ls /shared/dying")
+    assert said.returncode != 0
+    assert said.stderr.count(os.strerror(errno.EIO).encode()) == 2
+    assert folders.sh("cat /fixed/theirs") == "one"
+    stop = folders.gcsctl.run("stop", "-t", "0", "v", timeout_s=_CALL_S)
+    assert (stop.returncode, stop.stderr) == (0, b"")
+    wait = folders.gcsctl.run("wait", "v", timeout_s=_CALL_S)
+    assert wait.stdout == b"137\n"
+    _until(lambda: not our_processes(folders.gcsctl.environment), "something lives on")
+    assert not _servers(folders.shared)
+
+
+def test_no_server_outlives_a_service_that_is_killed(gcsctl: Stage, tmp_path: Path) -> None:
+    """Nor anything else of its VM."""
+    options = ("-d", "--name", "k", "-v", f"{tmp_path}:/v")
+    done = gcsctl.run("run", *options, str(gcsctl.image), "sleep", "600", timeout_s=_RUN_S)
+    assert done.returncode == 0, done.stderr
+    assert _servers(tmp_path)
+    vm_id = done.stdout.decode()[:12]
+    (service,) = (pid for pid, words in services() if vm_id in words)
+    os.kill(service, signal.SIGKILL)
+    _until(lambda: not _servers(tmp_path), "the server lives on")
+    _until(lambda: not our_processes(gcsctl.environment), "something lives on")
+
+
+def test_the_talk_s_demo_runs(gcsctl: Stage) -> None:
+    """docs/volume-demo.sh: a container, the host and a second VM on one folder."""
+    own = Path(sys.executable).with_name("gcsctl")
+    done = subprocess.run(
+        ["sh", ROOT / "docs/volume-demo.sh", gcsctl.image],
+        env={**gcsctl.environment, "GCSCTL": str(own)},
+        capture_output=True,
+        timeout=2 * _RUN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    note = next(line for line in lines if line.startswith("hello from the container"))
+    answer = f"the host has read: {note}"
+    both = lines.index(note)
+    assert lines[both + 1] == answer
+    assert lines.index(answer) < both
+    assert lines[-1] == "the second VM was here"
+    assert gcsctl.leftovers() == []
+    assert not list((gcsctl.runtime.parent / "tmp").glob("tmp.*"))
