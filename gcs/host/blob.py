@@ -70,7 +70,10 @@ class BlobReader(io.RawIOBase):
         self._blob = blob
         self._left = blob.size
         self._hash = hashlib.new(blob.digest.partition(":")[0])
-        self._file = blob.path.open("rb", buffering=0)
+        try:
+            self._file = blob.path.open("rb", buffering=0)
+        except OSError as error:
+            raise BlobError(f"blob {blob.digest}: {blob.path}: {error.strerror}") from error
         self._file.seek(blob.offset)
 
     @property

@@ -13,7 +13,7 @@ from gcs.errors import GcsError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Document", "DocumentError", "parse"]
+__all__ = ["Document", "DocumentError", "parse", "parse_each"]
 
 
 class DocumentError(GcsError):
@@ -22,11 +22,21 @@ class DocumentError(GcsError):
 
 def parse(content: bytes, name: str) -> "Document":
     """Return a JSON object, named for its errors."""
+    return _document(_decoded(content, name), name)
+
+
+def parse_each(content: bytes, name: str) -> "Iterator[Document]":
+    """Yield the objects of a JSON array."""
+    # As a member, for the errors of one.
+    return Document(name, {"": _decoded(content, name)}).each("")
+
+
+def _decoded(content: bytes, name: str) -> object:
     try:
         value: object = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{name}: not JSON: {error}") from error
-    return _document(value, name)
+    return value
 
 
 def _document(value: object, where: str) -> "Document":

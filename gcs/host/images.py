@@ -1,4 +1,4 @@
-"""Read an image: from an OCI layout to its configuration and its layers, bottom first.
+"""Read an image: from a layout or an archive to its configuration and layers, bottom first.
 
 Every document is checked against the digest that names it before it is believed. Layers are
 only located here; `layers` reads and checks them.
@@ -15,10 +15,11 @@ import trio
 
 from gcs.errors import GcsError
 from gcs.host.blob import Blob, check_digest
+from gcs.host.docker_archive import INDEX, Archived, read_archive
 from gcs.host.document import Document, parse
 from gcs.host.layout import Layout, LayoutError, open_layout
 
-__all__ = ["Image", "ImageConfig", "ImageError", "Layer", "open_image"]
+__all__ = ["Image", "ImageConfig", "ImageError", "Layer", "config_of", "open_image"]
 
 #: What the utility VM can mount: 128 layers in at most eight devices.
 MAX_LAYERS = 128
@@ -44,19 +45,18 @@ _CONFIGS = frozenset(
         "application/vnd.docker.container.image.v1+json",
     }
 )
+_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 _OCI_LAYER = "application/vnd.oci.image.layer."
 _LAYERS = frozenset(
     {
         *(f"{_OCI_LAYER}v1.tar{suffix}" for suffix in ("", "+gzip", "+zstd")),
         *(f"{_OCI_LAYER}nondistributable.v1.tar{suffix}" for suffix in ("", "+gzip", "+zstd")),
-        "application/vnd.docker.image.rootfs.diff.tar",
-        "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        *(f"{_DOCKER_LAYER}{suffix}" for suffix in ("", ".gzip", ".zstd")),
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
     }
 )
-#: Where a layout keeps an image's name: the OCI's short tag, containerd's full name.
-_NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+#: Where a layout keeps an image's name: containerd's full one, the OCI's, often but a tag.
+_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
 class ImageError(GcsError):
@@ -98,17 +98,21 @@ class Image:
 
     #: As the layout names it; may be empty.
     name: str
-    #: Of the manifest.
+    #: Of the manifest; of the configuration where there is no manifest.
     digest: str
+    #: What docker calls the image's id.
+    config_digest: str
+    #: The configuration as it is stored.
+    document: bytes
     config: ImageConfig
     #: Bottom first, as in the manifest.
     layers: tuple[Layer, ...]
 
 
 async def open_image(path: Path, name: str | None = None) -> Image:
-    """Read the linux/amd64 image in an OCI layout: a folder, or a plain tar of one.
+    """Read the linux/amd64 image in a folder or a plain tar: an OCI layout, a docker archive.
 
-    `name` chooses among several images of one layout, by the name that the layout gives them.
+    `name` chooses among several images, by the name that the layout gives them.
 
     Raises:
         ImageError: there is none, or several and no name, or a document is damaged.
@@ -119,6 +123,8 @@ async def open_image(path: Path, name: str | None = None) -> Image:
 def _read(path: Path, name: str | None) -> Image:
     try:
         layout = open_layout(path)
+        if not layout.has("oci-layout") and layout.has(INDEX):
+            return _of_archive(read_archive(layout, name))
         _check_version(layout)
         index = parse(layout.document("index.json"), "index.json")
         found, manifest = _choose(layout, index, name)
@@ -131,11 +137,9 @@ def _read(path: Path, name: str | None) -> Image:
 
 def _check_version(layout: Layout) -> None:
     if not layout.has("oci-layout"):
-        docker = layout.has("manifest.json")
-        kind = (
-            "a docker archive without an OCI layout in it" if docker else "no OCI image layout"
+        raise LayoutError(
+            "no OCI image layout (oci-layout is missing), and no docker archive either"
         )
-        raise LayoutError(f"{kind} (oci-layout is missing)")
     version = parse(layout.document("oci-layout"), "oci-layout").text("imageLayoutVersion")
     if version.partition(".")[0] != "1":
         raise LayoutError(f"oci-layout: version {version[:40]!r} is not 1")
@@ -215,18 +219,50 @@ def _image(layout: Layout, found: _Found, manifest: Document) -> Image:
     digest = descriptor.text("digest")
     content = layout.verified(digest, descriptor.number("size"))
     config = parse(content, f"config {digest}")
-    place = (config.text("os", ""), config.text("architecture", ""))
-    if place != ("linux", "amd64") and not found.is_placed:
-        raise LayoutError(f"is for {'/'.join(place)}, not for linux/amd64")
+    if not found.is_placed:
+        _check_place(config)
     return Image(
         name=found.name,
         digest=found.digest,
-        config=_config(config.inner("config")),
+        config_digest=digest,
+        document=content,
+        config=config_of(config),
         layers=_layers(layout, manifest, config.inner("rootfs").texts("diff_ids")),
     )
 
 
-def _config(config: Document) -> ImageConfig:
+def _of_archive(found: Archived) -> Image:
+    config = parse(found.config, f"config {found.config_digest}")
+    _check_place(config)
+    _check_count(len(found.blobs))
+    diff_ids = config.inner("rootfs").texts("diff_ids")
+    return Image(
+        name=found.name,
+        digest=found.config_digest,
+        config_digest=found.config_digest,
+        document=found.config,
+        config=config_of(config),
+        layers=tuple(
+            Layer(media_type=_DOCKER_LAYER, diff_id=diff_id, blob=blob)
+            for diff_id, blob in zip(diff_ids, found.blobs, strict=True)
+        ),
+    )
+
+
+def _check_place(config: Document) -> None:
+    place = (config.text("os", ""), config.text("architecture", ""))
+    if place != ("linux", "amd64"):
+        raise LayoutError(f"is for {'/'.join(place)}, not for linux/amd64")
+
+
+def _check_count(layers: int) -> None:
+    if not 0 < layers <= MAX_LAYERS:
+        raise LayoutError(f"{layers} layers, 1 to {MAX_LAYERS} work")
+
+
+def config_of(document: Document) -> ImageConfig:
+    """Return what an image's configuration says about containers."""
+    config = document.inner("config")
     return ImageConfig(
         env=config.texts("Env"),
         entrypoint=config.texts("Entrypoint"),
@@ -242,8 +278,7 @@ def _layers(layout: Layout, manifest: Document, diff_ids: tuple[str, ...]) -> tu
     descriptors = tuple(manifest.each("layers"))
     if len(descriptors) != len(diff_ids):
         raise LayoutError(f"{len(descriptors)} layers but {len(diff_ids)} diff ids")
-    if not 0 < len(descriptors) <= MAX_LAYERS:
-        raise LayoutError(f"{len(descriptors)} layers, 1 to {MAX_LAYERS} work")
+    _check_count(len(descriptors))
     layers = []
     for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
         media_type = descriptor.text("mediaType")
