@@ -6,6 +6,7 @@ import re
 
 from gcs.errors import InvalidArgumentError
 from gcs.host import volumes
+from gcs.host.image_arguments import add_images
 from gcs.host.network import parse_published
 from gcs.host.signals import signal_number
 from gcs.wire.control import NetworkMode, Volume
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(verbs.add_parser("run", help="run a container in a VM of its own"))
     _add_exec(verbs.add_parser("exec", help="run a command in a container, or in its VM"))
     _add_ps(verbs.add_parser("ps", help="list containers"))
+    add_images(verbs.add_parser("images", help="convert images ahead of time, and keep them"))
     stop = verbs.add_parser("stop", help="let containers end, by force if need be")
     stop.add_argument(
         *("-t", "--time"),
@@ -76,7 +78,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     _add_storage_options(run)
     _add_process_options(run)
     _add_vm_options(run)
-    run.add_argument("image", metavar="IMAGE", help="an OCI image layout: a folder or a tar")
+    run.add_argument(
+        "image",
+        metavar="IMAGE",
+        help="an OCI layout or a docker archive, folder or tar, or an imported image's name",
+    )
     run.add_argument(
         "command",
         metavar="CMD",

@@ -24,6 +24,7 @@ from gcs.host.attach import Ending
 from gcs.host.containers import Known, all_containers, find
 from gcs.host.display import ProgressDisplay, say_failure, show_containers, write_line
 from gcs.host.foreground import execute_in_foreground, run_detached, run_in_foreground
+from gcs.host.image_verbs import act_on_images, named_image
 from gcs.host.layers import default_cache_dir
 from gcs.host.state import remove_stale, root_folder
 from gcs.host.terminal import size
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run gcsctl and return its exit status."""
     _fill_standard_descriptors()
     options = parser().parse_args(arguments)
-    verbs = {"run": _run, "exec": _execute, "ps": _list}
+    verbs = {"run": _run, "exec": _execute, "ps": _list, "images": act_on_images}
     act = verbs.get(options.verb, _act_on_each)
     try:
         return trio.run(act, options)
@@ -115,14 +116,13 @@ def _told(ending: Ending) -> int:
 
 
 def _run_request(options: argparse.Namespace) -> Run:
-    image = Path(options.image)
-    if not image.exists():
-        raise InvalidArgumentError(f"image {options.image}: no such file or folder")
+    cache = default_cache_dir()
+    image = named_image(options.image, cache)
     height, width = size() if options.terminal else (0, 0)
     return Run(
         vm=_vm_options(options),
-        image=str(image.absolute()),
-        cache=str(default_cache_dir()),
+        image=image,
+        cache=str(cache),
         arguments=tuple(options.command),
         entrypoint=(options.entrypoint,) if options.entrypoint else (),
         environment=tuple(options.environment),

@@ -10,13 +10,14 @@ from pathlib import Path
 import trio
 
 from gcs.host.background import together
-from gcs.host.images import Image
+from gcs.host.image_records import image_of, load
+from gcs.host.images import Image, open_image
 from gcs.host.layer_cache import Leases
 from gcs.host.layers import ensure_layers
 from gcs.host.packs import pack
 from gcs.host.place import Place
 
-__all__ = ["Contents", "prepare"]
+__all__ = ["Contents", "find_image", "prepare"]
 
 #: Lines about layers that wait to be told; what is over is for the eye only, and dropped.
 _PROGRESS_LINES = 256
@@ -31,6 +32,16 @@ class Contents:
     layers: Sequence[Path]
     #: where a VM finds them, bottom first
     places: Sequence[Place]
+
+
+async def find_image(image: str, cache: Path) -> Image:
+    """Return the image of an absolute path, or the one of that name in the cache.
+
+    Raises GcsError when it is not there, or damaged.
+    """
+    if image.startswith("/"):
+        return await open_image(Path(image))
+    return image_of(load(cache, image))
 
 
 async def prepare(

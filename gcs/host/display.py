@@ -6,7 +6,7 @@ All that comes from a guest, an image or another program is made printable first
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +20,15 @@ from gcs.wire.control import DescribeReply, Progress, ProgressState, ServiceStat
 if TYPE_CHECKING:
     from rich.status import Status
 
-__all__ = ["ProgressDisplay", "say_failure", "show_containers", "write_line"]
+__all__ = [
+    "ProgressDisplay",
+    "ago",
+    "say_failure",
+    "show_containers",
+    "show_table",
+    "size_text",
+    "write_line",
+]
 
 _COLUMNS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES")
 #: Of an id, as everywhere.
@@ -106,28 +114,44 @@ def show_containers(containers: Sequence[DescribeReply], form: str) -> None:
         for each in newest_first:
             write_line(msgspec.json.encode(each).decode())
     else:
-        _show_table(newest_first)
+        show_table(_COLUMNS, [_cells(each) for each in newest_first])
 
 
-def _show_table(containers: Sequence[DescribeReply]) -> None:
+def _cells(each: DescribeReply) -> Sequence[str]:
+    return (
+        each.container_id[:_SHORT],
+        each.image,
+        _shortened(shlex.join(each.command)),
+        ago(each.created_at),
+        _status(each, round(time.time())),
+        each.name,
+    )
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write rows to stdout below a header, made printable."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="")
-    for name in _COLUMNS:
+    for name in columns:
         table.add_column(name, no_wrap=True)
-    now = round(time.time())
-    for each in containers:
-        cells = (
-            each.container_id[:_SHORT],
-            each.image,
-            _shortened(shlex.join(each.command)),
-            f"{_duration(now - each.created_at)} ago",
-            _status(each, now),
-            each.name,
-        )
-        table.add_row(*(escape(printable(cell)) for cell in cells))
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes for a person, as "12.3 MB"."""
+    for exponent, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if size >= 10**exponent:
+            return f"{size / 10**exponent:.1f} {unit}"
+    return f"{size} B"
+
+
+def ago(moment: int) -> str:
+    """Return how long ago something was, of a second of the Unix epoch."""
+    return f"{_duration(round(time.time()) - moment)} ago"
 
 
 def _shortened(command: str) -> str:

@@ -1,4 +1,4 @@
-"""The folder of layers as file systems: who makes and uses what in it, all at once.
+"""The folder of layers as file systems: who makes, uses and removes what in it, all at once.
 
 Every lock is flock(2) on a file itself, so a process that dies leaves none behind:
 
@@ -6,10 +6,17 @@ Every lock is flock(2) on a file itself, so a process that dies leaves none behi
 |---|---|---|
 | `HEX-v1.ext4`, `HEX-v1.ext4.sha256` | a layer and its digest | shared: somebody uses it |
 | `HEX-v1.pack`, `HEX-v1.pack.json` | layers in one file, and what lies where | the same |
-| `.NAME.tmp` | NAME in the making | exclusive: somebody is making it |
+| `.NAME.tmp` | NAME in the making | exclusive: somebody is making or removing it |
+| `images/NAME.json` | an image, and which layers it has | none |
+| `.lock` | | exclusive: images or their layers come or go; shared: they must not |
 
-A file gets its name when it is whole and on disk, after the one that describes it. Nothing is
-removed here yet; whoever does has to hold the lock of its maker and, exclusively, its own.
+A file gets its name when it is whole and on disk, after the one that describes it, and loses it
+before that one: a file in place is a whole one, and described. Whoever removes it holds the
+lock of its maker and, exclusively, its own.
+
+A layer is kept by an image or by whoever uses it. Who makes an image has its layers until the
+image is there, and that appears under the exclusive `.lock`; who removes layers holds that too,
+from looking at the images to the last layer. So there is no moment between the two keepers.
 
 It does not know what a layer is: that is `layers` and `packs`.
 """
@@ -17,7 +24,8 @@ It does not know what a layer is: that is `layers` and `packs`.
 import fcntl
 import io
 import os
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from enum import Enum, auto
 from pathlib import Path
 from types import TracebackType
@@ -26,13 +34,16 @@ import trio
 
 from gcs.errors import DeadlineError
 
-__all__ = ["Leases", "claim", "publish", "temporary_of"]
+__all__ = ["Leases", "claim", "locked", "publish", "sweep", "sync_folder", "temporary_of"]
 
 #: How long to wait for another process that makes the same file: what a layer can unpack to, at
 #: a slow disk's 40 MB/s, takes 14 minutes.
 LOCK_DEADLINE_S = 900.0
 #: A file is locked exclusively for the moment of its removal, and at the end of its making.
 LEASE_DEADLINE_S = 30.0
+#: `.lock` is held to write a page, or to remove all that nobody needs: a slow disk takes 50 ms
+#: for a file, so this is enough for 2,000.
+CACHE_DEADLINE_S = 120.0
 
 _BUFFER = 1 << 20
 
@@ -99,6 +110,44 @@ def _lock(path: Path, kind: int) -> tuple[_Lock, int]:
             return _Lock.BUSY, -1
         undo.pop_all()
         return _Lock.HELD, descriptor
+
+
+@asynccontextmanager
+async def locked(folder: Path, *, exclusively: bool) -> AsyncIterator[None]:
+    """Hold the lock of a cache for the length of the block; makes the folder.
+
+    Raises DeadlineError when others hold it for too long.
+    """
+    descriptor = _open_lock(folder)
+    try:
+        await _lock_in_time(descriptor, fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(folder / ".lock", flags, 0o600)
+
+
+async def _lock_in_time(descriptor: int, kind: int, folder: Path) -> None:
+    with trio.move_on_after(CACHE_DEADLINE_S):
+        while True:
+            if _is_locked(descriptor, kind):
+                return
+            await trio.sleep(0.02)
+    raise DeadlineError(f"lock {folder}: not free after {CACHE_DEADLINE_S:.0f} s")
+
+
+def _is_locked(descriptor: int, kind: int) -> bool:
+    """Try to lock an open file, and say whether it is."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # -- making ------------------------------------------------------------------------------------
@@ -172,3 +221,46 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# -- removing ----------------------------------------------------------------------------------
+
+
+def sweep(target: Path, note: Path, *, is_kept: bool) -> int:
+    """Remove a file with its note, and what makers that died have left of both.
+
+    What somebody uses or makes stays, and a file that is to be kept. Returns how many bytes
+    the disk has got back. Leaves a note without its file when it dies between the two; the
+    next one removes that.
+    """
+    before = _disk_bytes(temporary_of(target))
+    file = _try_claim(target)
+    if file is None:
+        return 0
+    with ExitStack() as undo:
+        undo.callback(file.close)
+        # Last, and while it is locked: until then nobody makes the file anew.
+        undo.callback(temporary_of(target).unlink, missing_ok=True)
+        freed = before + _remove(temporary_of(note))
+        if not is_kept:
+            state, descriptor = _lock(target, fcntl.LOCK_EX)
+            if state is _Lock.HELD:
+                undo.callback(os.close, descriptor)
+                freed += _remove(target)
+        if not target.exists():
+            freed += _remove(note)
+    return freed
+
+
+def _remove(path: Path) -> int:
+    """Remove a file if it is there, and return what it took of the disk."""
+    freed = _disk_bytes(path)
+    path.unlink(missing_ok=True)
+    return freed
+
+
+def _disk_bytes(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -16,8 +16,8 @@ from gcs.host.accelerator import probe_kvm
 from gcs.host.background import together
 from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.container import Container, mount_layers, rootfs_path, unmount_layers
-from gcs.host.contents import Contents, prepare
-from gcs.host.images import Image, ImageConfig, open_image
+from gcs.host.contents import Contents, find_image, prepare
+from gcs.host.images import Image, ImageConfig
 from gcs.host.layer_cache import Leases
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.outcome import Outcome
@@ -84,7 +84,7 @@ async def run_container(
     when a step fails. Leaves no process and no device behind, and the logs in the folder.
     """
     async with steps.step("read the image"):
-        image = await open_image(Path(run.image))
+        image = await find_image(run.image, Path(run.cache))
     life.image.succeed(image)
     config = await _configure(run, len(image.layers), folder.path.parent / ".probe")
     program = run.vm.vsock_program or None

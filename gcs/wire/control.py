@@ -175,7 +175,7 @@ class Run(Request[RunReply], frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     vm: VmOptions
-    #: OCI layout, a folder or a tar; absolute
+    #: a folder or a tar, absolute, or else the name of an image of the cache
     image: str
     #: where layers are kept as file systems; absolute
     cache: str

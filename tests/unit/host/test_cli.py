@@ -354,9 +354,8 @@ def test_an_image_that_is_not_there_is_said_before_anything_starts(
     """The path is in the sentence, made printable."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(stage.runtime))
     assert main(["run", "/no/such\x1bimage"]) == 125
-    assert (
-        capsys.readouterr().err == "gcsctl: image /no/such\\x1bimage: no such file or folder\n"
-    )
+    sentence = "image /no/such\\x1bimage: no such file or folder, and no imported image"
+    assert capsys.readouterr().err == f"gcsctl: {sentence}\n"
 
 
 def test_a_tar_of_a_layout_is_an_image_too(stage: Stage) -> None:
