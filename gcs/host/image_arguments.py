@@ -14,7 +14,7 @@ def add_images(images: argparse.ArgumentParser) -> None:
     _add_ls(actions.add_parser("ls", help="list images"))
     _add_import(actions.add_parser("import", help="convert an image's layers, and keep them"))
     check = actions.add_parser("check", help="compare all that is there with its digests")
-    check.add_argument("-v", "--verbose", action="store_true", help="tell of every file")
+    check.add_argument("--verbose", action="store_true", help="tell of every file")
     rm = actions.add_parser("rm", help="remove images; their layers go with prune")
     rm.add_argument("images", metavar="IMAGE", nargs="+", type=_name)
     actions.add_parser("prune", help="remove layers that no image has and no VM uses")
@@ -33,7 +33,7 @@ def _add_import(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--choose", metavar="NAME", help="which one, if there are several in the path"
     )
-    action.add_argument("-v", "--verbose", action="store_true", help="tell of every layer")
+    action.add_argument("--verbose", action="store_true", help="tell of every layer")
     action.add_argument(
         "path", metavar="PATH", help="an OCI layout or a docker archive: a folder or a tar"
     )

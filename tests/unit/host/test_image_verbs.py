@@ -51,7 +51,7 @@ def test_an_imported_image_is_run_by_its_name_without_its_source(stage: Stage) -
     assert said(stage, "images", "import", str(stage.image)) == "image\n"
     assert len(layers_of(stage)) == 1
     stage.image.rename(stage.image.with_name("moved"))
-    done = stage.run("run", "-v", "image", "echo", "from the cache")
+    done = stage.run("run", "--verbose", "image", "echo", "from the cache")
     assert (done.returncode, done.stdout) == (0, b"from the cache\n")
     assert re.search(rb"layer 1 of 1 [0-9a-f]{12}: in the cache", done.stderr)
     assert said(stage, "run", "-d", "--name", "nyan", "image", "sleep", "300")
@@ -109,7 +109,7 @@ def test_a_layer_in_use_can_not_be_removed(stage: Stage) -> None:
 def test_a_path_that_is_run_leaves_its_layers_for_the_next_run(stage: Stage) -> None:
     """Until prune: no image has them."""
     assert stage.run("run", str(stage.image), "true").returncode == 0
-    done = stage.run("run", "-v", str(stage.image), "true")
+    done = stage.run("run", "--verbose", str(stage.image), "true")
     assert re.search(rb"layer 1 of 1 [0-9a-f]{12}: in the cache", done.stderr)
     assert "\n1 files, " in said(stage, "images", "prune")
 
