@@ -3,7 +3,7 @@
 It runs in the NIC's namespace for as long as the NIC is there, and renews the lease. What it is
 told comes through a script of ours and its own output, and is set by the agent, so that nothing
 is left when a later step fails. It does not outlive the agent for long: the first word that it
-has no reader for ends it, and it has one for each renewal.
+has no reader for ends it, and it has one for each renewal; or the next agent does.
 
 Source: networking/udhcp/dhcpc.c of busybox, its variables for scripts.
 Needs: CONFIG_PACKET
@@ -11,12 +11,14 @@ Needs: CONFIG_PACKET
 
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from functools import partial
 from subprocess import DEVNULL  # noqa: TID251 - a constant for trio
@@ -27,8 +29,9 @@ from gcs.errors import DeadlineError, GcsError
 from gcs.guest.log import fields
 from gcs.guest.netplan import Lease
 from gcs.guest.reaper import Children
+from gcs.linux import procfs
 
-__all__ = ["Client", "start"]
+__all__ = ["Client", "end_strays", "start"]
 
 _log = logging.getLogger("gcs.network")
 
@@ -37,6 +40,7 @@ _QUESTIONS, _INTERVAL_S = 4, 3
 _TIMEOUT_S = 15.0
 #: Before a client that has ended is started again: most have no NIC any more.
 _PAUSE_S = 10.0
+_CLIENT = ("busybox", "udhcpc")
 #: Of what the script writes at once; a DHCP packet has less.
 _MAX_LINE = 4096
 #: The first word of a line tells the script's from the client's own.
@@ -179,6 +183,15 @@ async def start(children: Children, ifname: str, netns: int | None) -> tuple[Cli
         return Client(run, output, stack.pop_all()), lease
 
 
+def end_strays() -> None:
+    """Kill the clients of an agent that has died: they keep the namespaces of its pods."""
+    for pid in procfs.children(1):
+        words = procfs.arguments(pid)
+        if words[:2] == _CLIENT and words[-1].startswith("/proc/"):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 @asynccontextmanager
 async def _running(
     children: Children, ifname: str, netns: int | None
@@ -217,7 +230,7 @@ def _program(text: str) -> Iterator[str]:
 def _command(ifname: str, netns: int | None, script: str) -> list[str]:
     times = ("-t", str(_QUESTIONS), "-T", str(_INTERVAL_S))
     # In the foreground; without a first lease it ends when the questions are asked.
-    client = ("busybox", "udhcpc", "-f", "-n", *times, "-i", ifname, "-s", script)
+    client = (*_CLIENT, "-f", "-n", *times, "-i", ifname, "-s", script)
     if netns is None:
         return list(client)
     return ["nsenter", f"--net=/proc/{os.getpid()}/fd/{netns}", *client]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from gcs.guest import flags, kmsg, log, memory, oom, timesync, vanished
+from gcs.guest import dhcp, flags, kmsg, log, memory, oom, timesync, vanished
 from gcs.guest.agent import Agent
 from gcs.guest.connection import Bridge
 from gcs.guest.flags import Options
@@ -40,6 +40,7 @@ def _prepare(options: Options) -> None:
         except OSError as error:
             _log.error("no core dumps", extra=log.fields(error=error))
     memory.enter_own_cgroup()
+    dhcp.end_strays()
 
 
 def _claim_limits() -> limits.Inherited:

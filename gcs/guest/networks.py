@@ -107,6 +107,12 @@ class Networks:
                     return namespace, adapter
         return None
 
+    def has(self, settings: NetworkAdapter, plan: Plan) -> bool:
+        """Return whether an adapter is in its namespace already, and set up in this way."""
+        namespace = self.table.get(settings.namespace_id.lower())
+        adapter = None if namespace is None else namespace.find(key_of(settings))
+        return adapter is not None and adapter.settled and adapter.asked == plan
+
     @contextmanager
     def reserve(
         self, settings: NetworkAdapter, plan: Plan, *, by_mac: bool

@@ -219,6 +219,11 @@ class Session:
         with _trying(f"MTU {mtu} of {link.name}"):
             self._set(link.index, mtu=mtu)
 
+    def set_mac(self, link: Link, mac: str) -> None:
+        """Set what the other ends of a link know it by; some can have that only while down."""
+        with _trying(f"MAC address {mac} of {link.name}"):
+            self._set(link.index, address=mac)
+
     def rename(self, link: Link, name: str) -> None:
         """Call a link that is down something else. Raises EEXIST if another has the name."""
         with _trying(f"calling link {link.name} {name}"):

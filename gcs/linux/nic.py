@@ -42,8 +42,9 @@ class Attached:
     #: in its namespace
     index: int
     name: str
-    #: the MTU that it came with
+    #: the MTU and the MAC address that it came with
     mtu: int
+    mac: str
     #: as it was called in the VM's own namespace
     old_name: str
     config: link.Config
@@ -141,7 +142,7 @@ def attach(name: str, target: int | None, config: link.Config) -> Attached:
         found = moved = visit.outside.find(name)
         if target is not None:
             moved = _move(visit.outside, found, visit.inside, target, _names())
-        attached = Attached(moved.index, moved.name, found.mtu, name, config)
+        attached = Attached(moved.index, moved.name, found.mtu, found.mac, name, config)
         with _undoing(lambda: _withdraw(visit, attached, target)):
             visit.inside.apply(moved, link.Config(), config)
         return attached
@@ -227,8 +228,17 @@ def _withdraw(visit: _Visit, attached: Attached, target: int | None) -> str:
     if target is None:
         visit.inside.apply(found, attached.config, link.Config(mtu=attached.mtu))
         visit.inside.set_down(found)
+        _restore_mac(visit.inside, found, attached)
         return found.name
     if found.mtu != attached.mtu:
         visit.inside.set_mtu(found, attached.mtu)
     names = _names(attached.old_name)
-    return _move(visit.inside, found, visit.outside, visit.vm, names).name
+    returned = _move(visit.inside, found, visit.outside, visit.vm, names)
+    _restore_mac(visit.outside, returned, attached)
+    return returned.name
+
+
+def _restore_mac(session: link.Session, nic: link.Link, attached: Attached) -> None:
+    """Let the host find a NIC again whose address was changed by root in a container."""
+    if nic.mac != attached.mac:
+        session.set_mac(nic, attached.mac)

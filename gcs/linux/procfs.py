@@ -18,6 +18,7 @@ __all__ = [
     "Interface",
     "Memory",
     "Process",
+    "arguments",
     "children",
     "clock_ticks",
     "interfaces",
@@ -31,13 +32,22 @@ __all__ = [
 PROC = Path("/proc")
 
 
-def children() -> tuple[int, ...]:
-    """Return the pids of this process's children, zombies included."""
+def children(pid: int | None = None) -> tuple[int, ...]:
+    """Return the pids of a process's children, zombies included; by default of this one's."""
     found: list[int] = []
-    for task in os.scandir("/proc/self/task"):
+    for task in os.scandir(PROC / ("self" if pid is None else str(pid)) / "task"):
         with suppress(FileNotFoundError):  # the thread has just ended
             found += map(int, Path(task.path, "children").read_text().split())
     return tuple(found)
+
+
+def arguments(pid: int) -> tuple[str, ...]:
+    """Return the words of a process's command line, none when it is gone."""
+    try:
+        text = (PROC / str(pid) / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    return tuple(word.decode(errors="replace") for word in text.split(b"\0")[:-1])
 
 
 def start_time(pid: int) -> int | None:

@@ -24,8 +24,7 @@ _TIMEOUT_S = 10.0
 async def add(agent: Agent, settings: NetworkAdapter) -> None:
     """Give a pod a NIC. The same again is fine; when it fails nothing is left of it."""
     plan = netplan.plan(settings)
-    known = agent.networks.find(settings)
-    if known is not None and known[1].settled and known[1].asked == plan:
+    if agent.networks.has(settings, plan):
         return
     find, what, by_mac = _identity(plan)
     with agent.networks.reserve(settings, plan, by_mac=by_mac) as (namespace, adapter):

@@ -6,20 +6,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from gcs.errors import Hresult
+from gcs.errors import DisconnectedError, Hresult
 from gcs.host.client import Client
+from gcs.wire.messages import ExecuteProcess, ExecuteProcessSettings
 from gcs.wire.resource import RequestType
-from tests.support.agent import AgentHost
+from tests.support.agent import VM, AgentHost, open_agent, vm_process
 from tests.support.dhcp import dhcp_server
 from tests.support.namespace import private_network
 from tests.support.networks import Pod, adapter, change, in_vm, make_pod, own_links, plug
 from tests.support.scenario import play, refused
-from tests.support.wires import Wires, open_wires
+from tests.support.wires import Wires, links_of, open_wires
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -250,3 +252,28 @@ async def test_a_client_ends_with_its_agent(tmp_path: Path, wires: Wires) -> Non
             ended, _, _ = select.select([pidfd], [], [], PATIENCE_S)
             os.close(pidfd)
     assert ended
+
+
+async def test_a_namespace_of_nobody_ends_with_the_agent(tmp_path: Path, wires: Wires) -> None:
+    """A client keeps it until the next agent comes; with it go its NICs, which are cables."""
+    init = ("sh", "-c", 'while :; do "$@"; done', "sh")
+    async with open_agent(tmp_path, init=init) as host:
+        async with host.connected() as client:
+            plug(host, wires, 1, 2)
+            async with dhcp_server(wires, tmp_path, "10.0.1.77"):
+                await client.call(change(ASKS))
+            await client.call(change(adapter(2, "static")))
+            assert {"w1", "w2"} <= set(links_of(wires.path))
+            kill = vm_process("sh", "-c", "kill -9 $PPID")
+            settings = ExecuteProcessSettings(process_parameters=kill)
+            with suppress(DisconnectedError):  # it dies before it can answer
+                await client.call(ExecuteProcess(container_id=VM, settings=settings))
+        async with host.connected() as client:
+            await until(lambda: _is_not(_has_any(wires, "w1", "w2")))
+            assert await clients(host, client) == []
+            plug(host, wires, 1)
+            await client.call(change(adapter(1)))
+
+
+async def _has_any(wires: Wires, *names: str) -> bool:
+    return not set(names).isdisjoint(links_of(wires.path))

@@ -18,6 +18,7 @@ from tests.support.agent import AgentHost, Streams, wait
 from tests.support.networks import GUID, Pod, adapter, change, in_vm, make_pod, own_links, plug
 from tests.support.scenario import play, refused
 from tests.support.wires import Wires, open_wires
+from tests.support.wrong_adapters import WRONG
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 
@@ -392,68 +393,6 @@ async def test_a_nic_may_come_late(tmp_path: Path, wires: Wires) -> None:
     await play(tmp_path, scenario)
 
 
-def _route(gateway_: str, destination: str = "0.0.0.0/0") -> NetworkRoute:
-    return NetworkRoute(next_hop=gateway_, destination_prefix=destination)
-
-
-def _ip(address: str, length: int = 24) -> IPConfig:
-    return IPConfig(ip_address=address, prefix_length=length)
-
-
-WRONG = {
-    "never": (
-        {"mac_address": "02:00:00:00:00:99"},
-        Hresult.TIMEOUT,
-        "02:00:00:00:00:99 did not",
-    ),
-    "no identity": ({"mac_address": ""}, Hresult.ERR_INVALID_ARG, "neither MacAddress nor Pci"),
-    "a bad MAC": ({"mac_address": "02:zz"}, Hresult.ERR_INVALID_ARG, "MacAddress '02:zz'"),
-    "a double MAC": (
-        {"mac_address": "02-00-00-00-00-01", "adapter_id": "B"},
-        Hresult.INVALID_STATE,
-        "MAC address 02:00:00:00:00:01 is that of adapter a1",
-    ),
-    "the same id": (
-        {"namespace_id": "other", "adapter_id": "a1"},
-        Hresult.INVALID_STATE,
-        "network adapter a1 is in namespace",
-    ),
-    "a bad address": (
-        {"ip_configs": (_ip("10.0.0.256"),)},
-        Hresult.ERR_INVALID_ARG,
-        "IPConfigs[0].IPAddress '10.0.0.256' is no IP address",
-    ),
-    "a long prefix": (
-        {"ip_configs": (_ip("10.0.0.2", 33),)},
-        Hresult.ERR_INVALID_ARG,
-        "IPConfigs[0].PrefixLength 33 is over 32",
-    ),
-    "a bad CIDR": (
-        {"routes": (_route("10.0.2.1", "10.1.2.3/8"),)},
-        Hresult.ERR_INVALID_ARG,
-        "Routes[0].DestinationPrefix '10.1.2.3/8'",
-    ),
-    "an unreachable gateway": (
-        {"ip_configs": (_ip("fd00:2::2", 64),), "routes": (_route("10.0.2.1"),)},
-        Hresult.ERR_INVALID_ARG,
-        "Routes[0].NextHop 10.0.2.1 can't be reached",
-    ),
-    "a double route": (
-        {"routes": (_route("10.0.2.1"), _route("10.0.2.3"))},
-        Hresult.FAIL,
-        "route 0.0.0.0/0 via 10.0.2.3 on eth1: ",
-    ),
-    "domains": (
-        {"dns_suffix": "c.x,d.x,e.x,f.x,g.x"},
-        Hresult.ERR_INVALID_ARG,
-        "7 search domains are over the 6",
-    ),
-    "no MTU": ({"mtu": 0}, Hresult.ERR_INVALID_ARG, "MTU 0 is below the 1280"),
-    "no MTU left": ({"encap_overhead": 1500}, Hresult.ERR_INVALID_ARG, "MTU 0 is below"),
-    "a long MTU": ({"mtu": 70_000}, Hresult.FAIL, "MTU 70000 of eth1: "),
-}
-
-
 @pytest.mark.parametrize(("given", "result", "words"), WRONG.values(), ids=list(WRONG))
 async def test_what_can_t_be_is_said_and_leaves_nothing(
     tmp_path: Path, wires: Wires, given: dict[str, object], result: Hresult, words: str
@@ -543,6 +482,23 @@ async def test_containers_that_name_no_namespace_do_not_share_one(
         first = await make_pod(host, client, "p", "")
         second = await make_pod(host, client, "q", "")
         assert (await first.links(), await second.links()) == (["eth0"], [])
+
+    await play(tmp_path, scenario)
+
+
+async def test_an_adapter_is_not_another_namespace_s_as_well(
+    tmp_path: Path, wires: Wires
+) -> None:
+    """Not even that of the id "", which a removal may leave out."""
+
+    async def scenario(host: AgentHost, client: Client) -> None:
+        plug(host, wires, 1)
+        await client.call(change(adapter(1)))
+        for namespace in ("", "other"):
+            error = await refused(client, change(adapter(1, namespace)))
+            assert error.result == Hresult.INVALID_STATE
+            assert f"network adapter a1 is in namespace {GUID.lower()!r}" in error.message
+        await client.call(change(adapter(1, GUID.lower())))
 
     await play(tmp_path, scenario)
 

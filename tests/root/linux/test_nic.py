@@ -196,6 +196,19 @@ def test_a_nic_that_its_pod_has_renamed_is_found(vm: Vm) -> None:
     assert vm.names(is_pod=False) == ["nic1"]
 
 
+@pytest.mark.parametrize("is_pod", [True, False])
+def test_a_nic_comes_back_with_the_mac_address_that_it_had(vm: Vm, is_pod: bool) -> None:
+    """Root in a container may have changed it, and the host would not find the NIC again."""
+    target = vm.pod if is_pod else None
+    attached = nic.attach(vm.plug(), target, Config())
+    path = f"--net=/proc/{os.getpid()}/fd/{vm.pod}" if is_pod else "--net=/proc/self/ns/net"
+    change = ("ip", "link", "set", attached.name, "address", "02:00:00:00:00:66")
+    subprocess.run(("nsenter", path, *change), check=True)
+    nic.detach(attached, target)
+    (back,) = vm.shown("link", "show", "dev", "nic1", is_pod=False)
+    assert back["address"] == MAC
+
+
 def test_a_gateway_outside_the_subnet_is_on_the_link(vm: Vm) -> None:
     """It is no address of ours for that."""
     config = Config(
