@@ -11,7 +11,10 @@ from gcs.host.network import parse_published
 from gcs.host.signals import signal_number
 from gcs.wire.control import NetworkMode, Volume
 
-__all__ = ["parser"]
+__all__ = ["DEFAULT_MEMORY_MIB", "default_cpus", "parser"]
+
+#: Room for the agent, the page tables of layers and a container of some size.
+DEFAULT_MEMORY_MIB = 256
 
 #: The agent's own needs with a kernel, and a page of room for a container.
 _MIN_MEMORY_MIB = 64
@@ -93,6 +96,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 def _add_network_options(run: argparse.ArgumentParser) -> None:
     run.add_argument(
+        "--pod",
+        type=_name,
+        metavar="NAME",
+        help="in the VM of that pod, and in its network; the first of its containers starts it",
+    )
+    run.add_argument(
         "--network",
         choices=[str(mode) for mode in NetworkMode],
         metavar="NETWORK",
@@ -160,11 +169,11 @@ def _add_process_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_vm_options(run: argparse.ArgumentParser) -> None:
-    cpus = min(2, os.cpu_count() or 1)
+    cpus = default_cpus()
     run.add_argument(
-        "--memory", type=_memory, default=256, metavar="SIZE", help="default: 256M"
+        "--memory", type=_memory, metavar="SIZE", help=f"default: {DEFAULT_MEMORY_MIB}M"
     )
-    run.add_argument("--cpus", type=_cpus, default=cpus, metavar="N", help=f"default: {cpus}")
+    run.add_argument("--cpus", type=_cpus, metavar="N", help=f"default: {cpus}")
     run.add_argument("--kernel", metavar="PATH", help="default: $GCS_KERNEL, or what was built")
     run.add_argument("--initrd", metavar="PATH", help="default: $GCS_INITRD, or what was built")
     run.add_argument(
@@ -173,6 +182,11 @@ def _add_vm_options(run: argparse.ArgumentParser) -> None:
         help="default: $GCS_VHOST_DEVICE_VSOCK, or what was built",
     )
     run.add_argument("--verbose", action="store_true", help="tell of every step")
+
+
+def default_cpus() -> int:
+    """Return how many processors a VM has unless it is told."""
+    return min(2, os.cpu_count() or 1)
 
 
 # -- values ------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ class Attachment:
     """A process that runs, and what connects us to it."""
 
     client: Client
+    container_id: str
     #: 0: the container's init
     process_id: int
     streams: Streams
@@ -102,7 +103,13 @@ class Interruption:
 
 async def _forward(attached: Attachment, number: int) -> None:
     try:
-        await attached.client.call(Signal(signal=number, process_id=attached.process_id))
+        await attached.client.call(
+            Signal(
+                container_id=attached.container_id,
+                signal=number,
+                process_id=attached.process_id,
+            )
+        )
     except (CallError, DisconnectedError):
         return  # it has exited meanwhile, and that is being told
 
@@ -134,7 +141,7 @@ async def attach(attached: Attachment, interruption: Interruption) -> int:
     is_raw = attached.terminal and stdin is not None
     with raw_mode(_STDIN) if is_raw else nullcontext():
         async with _copying(attached, interruption) as outputs:
-            request = Wait(process_id=attached.process_id)
+            request = Wait(container_id=attached.container_id, process_id=attached.process_id)
             status = (await attached.client.call(request)).exit_status
             with trio.move_on_after(_OUTPUT_S):
                 await outputs.wait()
@@ -195,7 +202,12 @@ async def _resize(attached: Attachment) -> None:
     height, width = size()
     if height and width:
         try:
-            request = Resize(height=height, width=width, process_id=attached.process_id)
+            request = Resize(
+                container_id=attached.container_id,
+                height=height,
+                width=width,
+                process_id=attached.process_id,
+            )
             await attached.client.call(request)
         except (CallError, DisconnectedError):
             return  # it has exited meanwhile, and that is being told

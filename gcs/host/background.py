@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-__all__ = ["open_background", "together"]
+__all__ = ["all_of", "open_background", "together"]
 
 
 @asynccontextmanager
@@ -41,6 +41,26 @@ async def together(*calls: Callable[[], Awaitable[object]]) -> None:
         except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
             failures.append(error)
             nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for call in calls:
+            nursery.start_soon(make, call)
+    if failures:
+        raise failures[0]
+
+
+async def all_of(*calls: Callable[[], Awaitable[object]]) -> None:
+    """Make several calls at once; when all have ended, the first failure of any is raised.
+
+    None of them is broken off half-way, so that what they have done can be told, and undone.
+    """
+    failures: list[Exception] = []
+
+    async def make(call: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await call()
+        except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
+            failures.append(error)
 
     async with trio.open_nursery() as nursery:
         for call in calls:

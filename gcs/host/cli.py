@@ -18,15 +18,20 @@ import trio
 
 from gcs.errors import CallError, ContainerNotFoundError, GcsError, InvalidArgumentError
 from gcs.host import containers, volumes
-from gcs.host.arguments import parser
+from gcs.host.arguments import DEFAULT_MEMORY_MIB, default_cpus, parser
 from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
 from gcs.host.attach import Ending
 from gcs.host.containers import Known, all_containers, find
 from gcs.host.display import ProgressDisplay, say_failure, show_containers, write_line
-from gcs.host.foreground import execute_in_foreground, run_detached, run_in_foreground
+from gcs.host.foreground import (
+    PodChangedError,
+    execute_in_foreground,
+    run_detached,
+    run_in_foreground,
+)
 from gcs.host.image_verbs import act_on_images, named_image
 from gcs.host.layers import default_cache_dir
-from gcs.host.state import remove_stale, root_folder
+from gcs.host.state import find_pod, remove_stale, root_folder
 from gcs.host.terminal import size
 from gcs.host.vm import find_vhost_vsock
 from gcs.wire.control import (
@@ -46,6 +51,8 @@ _NOT_RUN = 125
 _FAILED = 1
 _STDERR = 2
 _INTERRUPTED = 128 + 2
+#: A pod that is ending is waited for; one that then comes at the same moment is joined.
+_POD_TRIES = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,16 +101,29 @@ async def _root(display: ProgressDisplay | None = None) -> Path:
 
 async def _run(options: argparse.Namespace) -> int:
     display = ProgressDisplay(verbose=bool(options.verbose))
-    await _root(display)
-    request = _run_request(options)
-    container_id = ""
+    root = await _root(display)
     try:
-        if request.detached:
-            ending, container_id = await run_detached(request, display.show)
-        else:
-            ending = await run_in_foreground(request, display.show)
+        for _ in range(_POD_TRIES):
+            vm_folder = find_pod(root, options.pod) if options.pod else None
+            request = _run_request(options, is_joining=vm_folder is not None)
+            try:
+                return await _run_in(vm_folder, request, display)
+            except PodChangedError:
+                if vm_folder is not None:
+                    await containers.wait_gone(vm_folder)
     finally:
         display.stop()
+    raise GcsError(f"pod {options.pod}: it comes and goes; try again")
+
+
+async def _run_in(vm_folder: Path | None, run: Run, display: ProgressDisplay) -> int:
+    """Run a container in a pod's VM, or a new one. Raises PodChangedError."""
+    if not run.detached:
+        ending = await run_in_foreground(run, vm_folder, display.show)
+        display.stop()
+        return _told(ending)
+    ending, container_id = await run_detached(run, vm_folder, display.show)
+    display.stop()
     if container_id:
         write_line(container_id)
     return _told(ending)
@@ -115,12 +135,15 @@ def _told(ending: Ending) -> int:
     return ending.exit_status
 
 
-def _run_request(options: argparse.Namespace) -> Run:
+def _run_request(options: argparse.Namespace, *, is_joining: bool) -> Run:
+    if is_joining:
+        _refuse_options_of_vm(options)
     cache = default_cache_dir()
     image = named_image(options.image, cache)
     height, width = size() if options.terminal else (0, 0)
     return Run(
-        vm=_vm_options(options),
+        vm=None if is_joining else _vm_options(options),
+        pod=options.pod or "",
         image=image,
         cache=str(cache),
         arguments=tuple(options.command),
@@ -141,6 +164,26 @@ def _run_request(options: argparse.Namespace) -> Run:
     )
 
 
+def _refuse_options_of_vm(options: argparse.Namespace) -> None:
+    """Raise InvalidArgumentError for what only the first container of a pod can have."""
+    of_vm = {
+        "--memory": options.memory,
+        "--cpus": options.cpus,
+        "--kernel": options.kernel,
+        "--initrd": options.initrd,
+        "--vhost-device-vsock": options.vhost_device_vsock,
+        "--network": options.network,
+        "-p": options.ports,
+        "--hostname": options.hostname,
+    }
+    given = [name for name, value in of_vm.items() if value]
+    if given:
+        raise InvalidArgumentError(
+            f"{', '.join(given)}: pod {options.pod} is there already; "
+            "what all its containers share is chosen by the first one"
+        )
+
+
 def _network(options: argparse.Namespace) -> NetworkMode:
     """Return what was asked for; a published port needs a network."""
     if options.network == NetworkMode.NONE and options.ports:
@@ -156,8 +199,8 @@ def _vm_options(options: argparse.Namespace) -> VmOptions:
         kernel=str(find_kernel(options.kernel)),
         initrd=str(find_initrd(options.initrd)),
         vsock_program=program,
-        memory_mib=options.memory,
-        cpus=options.cpus,
+        memory_mib=options.memory or DEFAULT_MEMORY_MIB,
+        cpus=options.cpus or default_cpus(),
     )
 
 
@@ -165,6 +208,7 @@ async def _execute(options: argparse.Namespace) -> int:
     known = containers.running(find(await _root(), options.container))
     height, width = size() if options.terminal else (0, 0)
     request = Execute(
+        container_id=known.container_id,
         arguments=(options.program, *options.arguments),
         environment=tuple(options.environment),
         working_directory=options.working_directory,
@@ -175,7 +219,7 @@ async def _execute(options: argparse.Namespace) -> int:
         stdin=options.stdin,
         in_vm=options.vm,
     )
-    return _told(await execute_in_foreground(known.folder, request))
+    return _told(await execute_in_foreground(known.vm_folder, request))
 
 
 # -- lists -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One container in a utility VM: from the layers on the host to the exit status, and back.
 
 Every step is a call over the bridge and, where a device is needed, one over QMP before it. The
-calls are to be made in this order; `remove` and `unmount_layers` take things down in reverse.
+calls are to be made in this order; `remove` and `unmount_scratch` take things down in reverse.
 
 Paths in the guest: layers where `layer_mounts` says, the scratch disk at
 /run/mounts/scsi/0_<lun>_0, the bundle at /run/gcs/c/<cid>.
@@ -12,30 +12,29 @@ Source: PROTOCOL.md.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+
+import trio
 
 from gcs.errors import CallError, GcsError, Hresult, WrongStateError
-from gcs.host.background import together
 from gcs.host.bridge import call, modify
 from gcs.host.client import Client
 from gcs.host.deadline import deadline
-from gcs.host.layer_mounts import LayerMounts
-from gcs.host.place import Place
 from gcs.host.process import Process, Streams, start_process
 from gcs.host.vm import Vm
 from gcs.host.vsock import Ports
 from gcs.wire import messages, resource
 from gcs.wire.control import StreamName
 from gcs.wire.resource import RequestType, ResourceType
-from gcs.wire.schema import NULL_CONTAINER_ID
+from gcs.wire.schema import NULL_CONTAINER_ID, Notification
 
 __all__ = [
     "CommandRefusedError",
     "Container",
-    "mount_layers",
+    "bundle_path",
+    "mount_scratch",
     "rootfs_path",
     "run_in_vm",
-    "unmount_layers",
+    "unmount_scratch",
 ]
 
 #: The exit notification follows the reply to the wait at once.
@@ -62,29 +61,21 @@ class CommandRefusedError(GcsError):
         self.exit_status = exit_status
 
 
+def bundle_path(cid: str) -> str:
+    """Return the folder of a container in the guest."""
+    return f"/run/gcs/c/{cid}"
+
+
 def rootfs_path(cid: str) -> str:
     """Return a container's root in the guest."""
-    return f"/run/gcs/c/{cid}/rootfs"
+    return f"{bundle_path(cid)}/rootfs"
 
 
-# -- layers and scratch ------------------------------------------------------------------------
+# -- the scratch disk --------------------------------------------------------------------------
 
 
-async def mount_layers(mounts: LayerMounts, places: Sequence[Place]) -> tuple[str, ...]:
-    """Plug in the layers, bottom first, and the scratch disk, all at once, and mount them.
-
-    Returns where the layers are in the guest, bottom first.
-    """
-    paths: list[str] = []
-
-    async def mount() -> None:
-        paths.extend(await mounts.mount(places))
-
-    await together(partial(_mount_scratch, mounts.vm, mounts.client), mount)
-    return tuple(paths)
-
-
-async def _mount_scratch(vm: Vm, client: Client) -> None:
+async def mount_scratch(vm: Vm, client: Client) -> None:
+    """Plug in the disk that `open_vm` was given, and mount it."""
     await vm.add_disk(_LUN, "/dev/fdset/1")
     await modify(client, RequestType.ADD, ResourceType.MAPPED_VIRTUAL_DISK, _scratch_disk())
 
@@ -95,13 +86,13 @@ def _scratch_disk() -> resource.MappedVirtualDisk:
     )
 
 
-async def unmount_layers(mounts: LayerMounts, places: Sequence[Place]) -> None:
-    """Unmount what `mount_layers` mounted, and unplug the scratch disk."""
-    vm, remove = mounts.vm, partial(modify, mounts.client, RequestType.REMOVE)
-    await remove(ResourceType.MAPPED_VIRTUAL_DISK, _scratch_disk())
-    await remove(ResourceType.SCSI_DEVICE, resource.ScsiDevice(lun=_LUN))
+async def unmount_scratch(vm: Vm, client: Client) -> None:
+    """Unmount it, and unplug it."""
+    kind = ResourceType.MAPPED_VIRTUAL_DISK
+    await modify(client, RequestType.REMOVE, kind, _scratch_disk())
+    disk = resource.ScsiDevice(lun=_LUN)
+    await modify(client, RequestType.REMOVE, ResourceType.SCSI_DEVICE, disk)
     await vm.remove_disk(_LUN)
-    await mounts.unmount(places)
 
 
 # -- the container -----------------------------------------------------------------------------
@@ -114,6 +105,8 @@ class Container:
     vm: Vm
     client: Client
     cid: str
+    #: what the guest says of it unasked; None: all that the bridge has to say
+    notifications: trio.MemoryReceiveChannel[Notification] | None = None
     _init: Process | None = field(default=None, init=False)
 
     @property
@@ -126,7 +119,8 @@ class Container:
     async def create(self, spec: dict[str, object], paths: Sequence[str]) -> None:
         """Stitch the layers and hand over the spec.
 
-        Raises CommandRefusedError when the OCI runtime can't execute the command.
+        Raises CommandRefusedError when the OCI runtime can't execute the command. Leaves
+        nothing then.
 
         Args:
             spec: As the OCI runtime has it.
@@ -142,11 +136,22 @@ class Container:
             scratch_path=self._scratch_path(),
         )
         await modify(self.client, RequestType.ADD, ResourceType.COMBINED_LAYERS, root)
+        try:
+            await self.create_of(spec, self._scratch_path())
+        except (CallError, CommandRefusedError) as error:
+            try:
+                await self._remove_root()
+            except GcsError as second:
+                error.add_note(f"undoing it: {second}")
+            raise
+
+    async def create_of(self, spec: dict[str, object], scratch: str = "") -> None:
+        """Hand over the spec of a container whose root is there; see `create`."""
         config = messages.ContainerConfig(
             schema_version=_SCHEMA,
-            oci_bundle_path=f"/run/gcs/c/{self.cid}",
+            oci_bundle_path=bundle_path(self.cid),
             oci_specification=spec,
-            scratch_dir_path=self._scratch_path(),
+            scratch_dir_path=scratch,
         )
         try:
             await call(
@@ -207,7 +212,7 @@ class Container:
         What the guest says of containers that are not here is passed over.
         """
         with deadline(_NOTIFICATION_S, f"container {self.cid}: its exit notification"):
-            async for notification in self.client.notifications:
+            async for notification in self.notifications or self.client.notifications:
                 if isinstance(notification, messages.ContainerNotification) and (
                     notification.container_id == self.cid
                 ):
@@ -215,8 +220,11 @@ class Container:
         raise GcsError(f"container {self.cid}: the bridge ended before its exit notification")
 
     async def remove(self) -> None:
-        """Forget a container whose init has exited, and unmount its root."""
+        """Forget a container whose init does not run, and unmount its root."""
         await call(self.client, messages.DeleteContainerState(container_id=self.cid))
+        await self._remove_root()
+
+    async def _remove_root(self) -> None:
         root = resource.CombinedLayers(
             container_id=self.cid, container_root_path=rootfs_path(self.cid)
         )

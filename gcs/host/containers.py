@@ -1,26 +1,29 @@
 """The containers of this user: found by name or id, asked and told through their services.
 
 A running container is known to the service that owns its VM. Of an ended one that was kept, a
-record is left in its state folder.
+record is left in its state folder. In a pod that has others it is gone from the service then.
 """
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from gcs.errors import (
+    CallError,
     ContainerNotFoundError,
     ContainerStoppedError,
     DeadlineError,
     DisconnectedError,
     GcsError,
+    Hresult,
     InvalidArgumentError,
 )
+from gcs.host.client import Client
 from gcs.host.connect import connect
 from gcs.host.deadline import deadline
 from gcs.host.state import Claim, claims, read_record, remove_ended
@@ -44,6 +47,8 @@ __all__ = [
     "running",
     "stop",
     "wait",
+    "wait_gone",
+    "wait_settled",
 ]
 
 #: A service answers from memory.
@@ -64,9 +69,19 @@ class Known:
     claim: Claim
 
     @property
+    def container_id(self) -> str:
+        """What its service and its guest call it."""
+        return self.claim.container_id
+
+    @property
     def shown(self) -> str:
         """What a person calls it."""
-        return self.claim.name or self.claim.container_id[:_SHORT]
+        return self.claim.name or self.container_id[:_SHORT]
+
+    @property
+    def vm_folder(self) -> Path:
+        """The folder of its VM, where its service listens."""
+        return self.folder.with_name(self.claim.vm) if self.claim.vm else self.folder
 
     def record(self) -> DescribeReply | None:
         """Return what is left of it; None while it has not ended."""
@@ -111,18 +126,18 @@ async def describe(known: Known) -> DescribeReply | None:
     if record is not None:
         return record
     try:
-        with _lock_of(known) as lock:
+        with _lock_of(known.folder) as lock:
             try:
                 with deadline(_DESCRIBE_S, f"container {known.shown}: its service's answer"):
-                    async with connect(known.folder) as service:
-                        return await service.client.call(Describe())
+                    async with _service(known) as client:
+                        return await client.call(Describe(container_id=known.container_id))
             except DisconnectedError:
                 # It is ending: what it leaves is there when it is gone.
-                await _wait_for_end(known, lock)
+                await _wait_for_end(f"container {known.shown}", lock)
                 return known.record()
     except DeadlineError as error:
         return DescribeReply(
-            container_id=known.claim.container_id,
+            container_id=known.container_id,
             name=known.claim.name,
             state=ServiceState.FAILED,
             error=str(error),
@@ -133,13 +148,13 @@ async def stop(known: Known, seconds: int) -> None:
     """Let a container end, by force after so many seconds; no effect on one that has ended."""
     if known.record() is not None:
         return
-    with _lock_of(known) as lock:
+    with _lock_of(known.folder) as lock:
         try:
-            async with connect(known.folder) as service:
+            async with _service(known) as client:
                 with deadline(seconds + _STOP_S, f"stop container {known.shown}"):
-                    await service.client.call(Stop(seconds=seconds))
+                    await client.call(Stop(container_id=known.container_id, seconds=seconds))
         except DisconnectedError:
-            await _wait_for_end(known, lock)
+            await _wait_for_end(f"container {known.shown}", lock)
 
 
 async def kill(known: Known, number: int) -> None:
@@ -147,8 +162,8 @@ async def kill(known: Known, number: int) -> None:
     running(known)
     with deadline(_STOP_S, f"signal {number} to container {known.shown}"):
         try:
-            async with connect(known.folder) as service:
-                await service.client.call(Signal(signal=number))
+            async with _service(known) as client:
+                await client.call(Signal(container_id=known.container_id, signal=number))
         except DisconnectedError:
             raise ContainerStoppedError(f"container {known.shown} is not running") from None
 
@@ -160,12 +175,13 @@ async def wait(known: Known) -> int:
     """
     record = known.record()
     if record is None:
-        with _lock_of(known) as lock:
+        with _lock_of(known.folder) as lock:
             try:
-                async with connect(known.folder) as service:
-                    return (await service.client.call(Wait())).exit_status
+                async with _service(known) as client:
+                    reply = await client.call(Wait(container_id=known.container_id))
+                    return reply.exit_status
             except DisconnectedError:
-                await _wait_for_end(known, lock)
+                await _wait_for_end(f"container {known.shown}", lock)
         record = known.record()
     if record is None:
         raise ContainerNotFoundError(f"container {known.shown} is gone, with its exit status")
@@ -174,28 +190,57 @@ async def wait(known: Known) -> int:
     return record.exit_status
 
 
+async def wait_settled(folder: Path, seconds: float) -> None:
+    """Wait until a container is over and its folder as it stays, but no longer than that."""
+    with _lock_of(folder) as lock, trio.move_on_after(seconds):
+        if lock is not None:
+            await _lock_shared(lock)
+
+
+async def wait_gone(vm_folder: Path) -> None:
+    """Wait until a VM that is ending has gone. Raises DeadlineError."""
+    with _lock_of(vm_folder) as lock:
+        await _wait_for_end(f"VM {vm_folder.name}", lock)
+
+
 async def remove(known: Known, *, force: bool) -> None:
-    """End a container's VM if need be, and remove what is left of it.
+    """End a container if need be, and remove what is left of it.
 
     Returns when nothing of it is left. Raises CallError when it runs and is not to be forced.
     """
     if known.record() is None:
-        with _lock_of(known) as lock:
+        with _lock_of(known.folder) as lock:
             try:
-                async with connect(known.folder) as service:
+                async with _service(known) as client:
                     with deadline(_END_S, f"remove container {known.shown}"):
-                        await service.client.call(Remove(force=force))
+                        request = Remove(container_id=known.container_id, force=force)
+                        await client.call(request)
             except DisconnectedError:
                 pass  # it is ending by itself
-            await _wait_for_end(known, lock)
+            await _wait_for_end(f"container {known.shown}", lock)
     remove_ended(known.folder)
 
 
+@asynccontextmanager
+async def _service(known: Known) -> AsyncIterator[Client]:
+    """Speak with a container's service for the length of the block.
+
+    Raises DisconnectedError when that is ending, or has nothing to do with it any more.
+    """
+    async with connect(known.vm_folder) as service:
+        try:
+            yield service.client
+        except CallError as error:
+            if error.result != Hresult.SYSTEM_NOT_FOUND:
+                raise
+            raise DisconnectedError(str(error)) from error
+
+
 @contextmanager
-def _lock_of(known: Known) -> Iterator[int | None]:
+def _lock_of(folder: Path) -> Iterator[int | None]:
     """Open the lock that a service holds to its end; None when it is gone with its folder."""
     try:
-        lock = os.open(known.folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield None
         return
@@ -205,10 +250,12 @@ def _lock_of(known: Known) -> Iterator[int | None]:
         os.close(lock)
 
 
-async def _wait_for_end(known: Known, lock: int | None) -> None:
+async def _wait_for_end(what: str, lock: int | None) -> None:
     """Wait until the service is gone, and its folder removed or left to others."""
     if lock is not None:
-        with deadline(_END_S, f"container {known.shown}: the end of its service"):
-            await trio.to_thread.run_sync(
-                fcntl.flock, lock, fcntl.LOCK_SH, abandon_on_cancel=True
-            )
+        with deadline(_END_S, f"{what}: the end of its service"):
+            await _lock_shared(lock)
+
+
+async def _lock_shared(lock: int) -> None:
+    await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_SH, abandon_on_cancel=True)

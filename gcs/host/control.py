@@ -43,11 +43,19 @@ class Conversation:
         self._stream = stream
         self._connection = GuestConnection(CONTROL)
         self._lock = trio.Lock()
+        self._unanswered = 0
+        #: set anew whenever one more is answered
+        self._answered = trio.Event()
         self._gone = trio.Event()
 
     async def wait_gone(self) -> None:
         """Wait until the client has closed its end, or has broken off."""
         await self._gone.wait()
+
+    async def wait_answered(self) -> None:
+        """Wait until nothing is left to answer, or the client is gone."""
+        while self._unanswered and not self._gone.is_set():
+            await self._answered.wait()
 
     async def serve(self, handler: Handler) -> None:
         """Answer requests until the client is gone; what is unanswered then is cancelled."""
@@ -65,10 +73,16 @@ class Conversation:
                 await trio.aclose_forcefully(self._stream)
 
     async def _answer(self, event: RequestReceived | RequestRefused, handler: Handler) -> None:
-        if isinstance(event, RequestRefused):
-            await self._send(self._connection.refuse(event.message_id, event.error))
-        else:
-            await self._handle(event, handler)
+        self._unanswered += 1
+        try:
+            if isinstance(event, RequestRefused):
+                await self._send(self._connection.refuse(event.message_id, event.error))
+            else:
+                await self._handle(event, handler)
+        finally:
+            self._unanswered -= 1
+            answered, self._answered = self._answered, trio.Event()
+            answered.set()
 
     async def _handle(self, event: RequestReceived, handler: Handler) -> None:
         try:

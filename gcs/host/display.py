@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _COLUMNS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES")
+#: Last, and only where there is something to show in it.
+_POD_COLUMN = "POD"
 #: Of an id, as everywhere.
 _SHORT = 12
 #: Of a command in a list.
@@ -114,7 +116,15 @@ def show_containers(containers: Sequence[DescribeReply], form: str) -> None:
         for each in newest_first:
             write_line(msgspec.json.encode(each).decode())
     else:
-        show_table(_COLUMNS, [_cells(each) for each in newest_first])
+        _show_containers(newest_first)
+
+
+def _show_containers(containers: Sequence[DescribeReply]) -> None:
+    if any(each.pod for each in containers):
+        rows = [(*_cells(each), each.pod) for each in containers]
+        show_table((*_COLUMNS, _POD_COLUMN), rows)
+    else:
+        show_table(_COLUMNS, map(_cells, containers))
 
 
 def _cells(each: DescribeReply) -> Sequence[str]:

@@ -13,7 +13,7 @@ import trio
 from gcs.errors import DisconnectedError, GcsError
 from gcs.host.child import Child, spawn
 from gcs.host.connect import ServiceClient, talk
-from gcs.host.state import remove_stale, root_folder
+from gcs.host.state import ID_DIGITS, remove_stale, root_folder
 
 __all__ = ["ServiceHandle", "open_service"]
 
@@ -25,25 +25,27 @@ _TAIL_SIZE = 4096
 
 @dataclass(frozen=True, slots=True)
 class ServiceHandle:
-    """A running service, as the client that started it sees it."""
+    """A running service, as a client that asks it for a container sees it."""
 
-    vm_id: str
     service: ServiceClient
-    process: Child
+    #: None when another client has started it
+    process: Child | None = None
 
     def let_go(self) -> None:
         """Leave the service running when the block ends."""
-        self.process.is_released = True
+        if self.process is not None:
+            self.process.is_released = True
 
 
 @asynccontextmanager
-async def open_service() -> AsyncIterator[ServiceHandle]:
+async def open_service(*, is_shared: bool) -> AsyncIterator[ServiceHandle]:
     """Run a service of our own for the length of the block, or longer if it is let go.
 
-    The end of the connection tells it to end; it is waited for, and ended by force if need be.
+    The end of the connection tells it to end; it is waited for, and ended by force if need be,
+    unless others may have containers in it by then (`is_shared`).
     Raises GcsError with its last words when it dies inside the block.
     """
-    vm_id = secrets.token_hex(6)
+    vm_id = secrets.token_hex(ID_DIGITS // 2)
     ours, theirs = socket.socketpair()
     output = os.memfd_create("gcs-service-output")
     try:
@@ -53,13 +55,14 @@ async def open_service() -> AsyncIterator[ServiceHandle]:
                 theirs.close()
                 try:
                     async with talk(ours) as service:
-                        yield ServiceHandle(vm_id, service, process)
+                        yield ServiceHandle(service, process)
                 except DisconnectedError as error:
                     raise await _last_words(process, output, error) from error
                 finally:
                     if not process.is_released:
                         with trio.move_on_after(_END_S, shield=True):
                             await process.wait()
+                    process.is_released |= is_shared
     finally:
         ours.close()
         os.close(output)

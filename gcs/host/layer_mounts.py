@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from gcs.errors import GcsError
-from gcs.host.background import together
+from gcs.host.background import all_of
 from gcs.host.bridge import modify
 from gcs.host.client import Client
 from gcs.host.place import Place
@@ -61,9 +61,10 @@ class LayerMounts:
 
         A layer that is there several times is mounted, and counted, once.
 
-        Raises GcsError when the VM has too few ports, or when a layer can't be plugged in or
-        mounted. Leaves nothing mounted then that was not before.
+        Raises GcsError when the VM has too few ports, before anything is done, or when a layer
+        can't be plugged in or mounted. Leaves nothing mounted then that was not before.
         """
+        self._check_ports(places)
         wanted = [self._known(place) for place in dict.fromkeys(places)]
         done: list[_Mount] = []
 
@@ -72,23 +73,28 @@ class LayerMounts:
             done.append(mount)
 
         try:
-            await together(*(partial(take, *each) for each in wanted))
+            await all_of(*(partial(take, *each) for each in wanted))
         except GcsError as error:
             await self._undo(done, error)
             raise
         return tuple(self._mounts[place].settings.mount_path for place in places)
 
+    def _check_ports(self, places: Sequence[Place]) -> None:
+        """Raise GcsError when there is not a port for each file that is not plugged in."""
+        wanted = {place.file for place in places} - self._devices.keys()
+        ports = self.vm.config.pmem_ports
+        left = ports - len(self._devices)
+        if len(wanted) > left:
+            raise GcsError(
+                f"{len(wanted)} layers that the VM does not have yet need a port each, and of "
+                f"its {ports} {left or 'none'} {'is' if left == 1 else 'are'} left"
+            )
+
     def _known(self, place: Place) -> tuple[_Device, _Mount, Path]:
         """Return what is known of a layer; gives numbers out to a new one."""
         device = self._devices.get(place.file)
         if device is None:
-            number, ports = len(self._devices), self.vm.config.pmem_ports
-            if number >= ports:
-                raise GcsError(
-                    f"layer {place.file.name}: the VM was started with {ports} ports for "
-                    "layers, and all are taken"
-                )
-            device = self._devices[place.file] = _Device(number)
+            device = self._devices[place.file] = _Device(len(self._devices))
         if place not in self._mounts:
             path = f"/run/layers/p{len(self._mounts)}"
             self._mounts[place] = _Mount(_settings(device.number, place, path))
@@ -109,7 +115,7 @@ class LayerMounts:
 
         Raises GcsError when the guest can't; the layer stays as it was then.
         """
-        await together(
+        await all_of(
             *(partial(self._release, self._mounts[place]) for place in dict.fromkeys(places))
         )
 

@@ -4,7 +4,8 @@ gcsctl starts it with a connected socket, the first client, and asks it to run a
 makes its state folder, boots the VM, hands the ends of the container's streams to the client,
 reports the exit, takes everything down and ends. It also ends, with everything in it, when
 SIGTERM comes, and when the first client is gone, unless the container is detached. More clients
-can connect to the socket in its folder.
+can connect to the socket in its folder, and start more containers if the first is one of a pod;
+then it ends with the last of them.
 
 `python -m gcs.host.service --control-fd N --vm-id ID`
 """
@@ -12,7 +13,6 @@ can connect to the socket in its folder.
 import argparse
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -25,14 +25,10 @@ from gcs.host.fdstream import FdStream
 from gcs.host.journal import open_journal
 from gcs.host.owner import Owner
 from gcs.host.state import StateFolder, root_folder
-from gcs.wire.control import DescribeReply
 
 __all__ = ["main"]
 
 _log = logging.getLogger("gcs.host.service")
-
-#: A container's id has 64 hexadecimal digits, as Docker's; the VM's are the first of them.
-_ID_BYTES = 32
 
 
 async def _end_on_signal(
@@ -45,19 +41,14 @@ async def _end_on_signal(
             scope.cancel()
 
 
-async def _serve(
-    control: socket.socket, folder: StateFolder, container_id: str
-) -> tuple[bool, DescribeReply | None]:
-    """Serve until there is nothing left to own.
-
-    Returns whether all went well, and what is to be left of the container.
-    """
+async def _serve(control: socket.socket, folder: StateFolder, owners: list[Owner]) -> None:
+    """Serve until there is nothing left to own; the one who owns it is put into the list."""
     async with trio.open_nursery() as nursery:
-        owner = Owner(folder, container_id, nursery)
+        owner = Owner(folder, nursery)
+        owners.append(owner)
         await nursery.start(_end_on_signal, nursery.cancel_scope)
         await nursery.start(serve_control, folder.path / "control", owner.handle)
         nursery.start_soon(owner.serve_first, FdStream(control))
-    return not owner.has_failed, owner.record()
 
 
 def main() -> int:
@@ -74,17 +65,16 @@ def main() -> int:
     # A detached service must not keep a file system busy that it was started from.
     os.chdir("/")
     control = socket.socket(fileno=options.control_fd)
-    container_id = options.vm_id + secrets.token_hex(_ID_BYTES - len(options.vm_id) // 2)
-    record = None
+    owners: list[Owner] = []
     try:
         with open_journal(folder.path / "service.log"):
-            is_well, record = trio.run(_serve, control, folder, container_id)
-            return 0 if is_well else 1
+            trio.run(_serve, control, folder, owners)
+            return 1 if any(owner.has_failed for owner in owners) else 0
     finally:
-        if record is None:
+        for owner in owners:
+            owner.settle()
+        if not owners:
             folder.remove()
-        else:
-            folder.retire(record)
 
 
 if __name__ == "__main__":

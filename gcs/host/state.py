@@ -9,9 +9,14 @@ ${XDG_RUNTIME_DIR:-/tmp/gcs-<uid>}/gcs/
     control      socket for gcsctl
     pids.json    [{"name", "pid", "start_time"}] of the programs that the service has started
     claim.json   {"container_id", "name"} once the service has a container
+    pod.json     {"name"} instead of it when that is one of a pod
     exited.json  what is left of a container that has ended and is kept (DescribeReply)
     *.log        of the service, of QEMU, of vhost-device-vsock, of the guest, of volumes
 ```
+
+The containers of a pod have folders of their own beside that of their VM, called by the first
+digits of their ids, with lock, claim.json, which names the VM too, exited.json and the logs of
+their output.
 
 A folder whose lock is free and that has no exited.json belongs to nobody: the programs recorded
 in it are ended and it is removed. Every gcsctl does that before it starts.
@@ -34,11 +39,14 @@ from gcs.host.child import Child, end_process
 from gcs.wire.control import DescribeReply
 
 __all__ = [
+    "ID_DIGITS",
     "LOG_NAMES",
     "Claim",
     "StateError",
     "StateFolder",
     "claims",
+    "container_folder",
+    "find_pod",
     "keep_logs",
     "read_record",
     "remove_ended",
@@ -47,6 +55,8 @@ __all__ = [
 ]
 
 LOG_NAMES = ("service.log", "serial.log", "guest.log", "qemu.log", "vsock.log", "volumes.log")
+#: Of a VM's id, and of a container's that its folder is called by.
+ID_DIGITS = 12
 #: sockaddr_un holds 107 bytes and the NUL; the longest name below a VM's folder is
 #: "v_4294967294" with its slash, 13 bytes.
 _MAX_FOLDER = 107 - 13 - 10
@@ -63,6 +73,14 @@ class Claim(msgspec.Struct, frozen=True):
     """What a container is called, from the moment that it is asked for."""
 
     container_id: str
+    name: str
+    #: id of its VM when that has another folder
+    vm: str = ""
+
+
+class _Pod(msgspec.Struct, frozen=True):
+    """What a pod is called."""
+
     name: str
 
 
@@ -97,6 +115,11 @@ def _check_private(path: Path) -> None:
         raise StateError(f"state folder {path}: belongs to uid {status.st_uid}, not to us")
     if status.st_mode & 0o077:
         raise StateError(f"state folder {path}: mode {status.st_mode & 0o777:o} lets others in")
+
+
+def container_folder(root: Path, container_id: str) -> Path:
+    """Return the state folder of a container, which may be its VM's as well."""
+    return root / container_id[:ID_DIGITS]
 
 
 @dataclass(slots=True)
@@ -144,6 +167,14 @@ class StateFolder:
                     "remove that one, or choose another name"
                 )
             _write(self.path / "claim.json", msgspec.json.encode(claim))
+
+    def claim_pod(self, name: str) -> bool:
+        """Take a name for the pod of this VM; return False when another VM has it."""
+        with _locked(self.path.parent):
+            if find_pod(self.path.parent, name) is not None:
+                return False
+            _write(self.path / "pod.json", msgspec.json.encode(_Pod(name)))
+        return True
 
     def release(self) -> None:
         """Give the name back; the container is not in lists any more."""
@@ -199,6 +230,15 @@ def claims(root: Path) -> dict[Path, Claim]:
     return found
 
 
+def find_pod(root: Path, name: str) -> Path | None:
+    """Return the folder of the VM that has a pod of this name; None if there is none."""
+    for path in root.glob("[!.]*/pod.json"):
+        with suppress(FileNotFoundError):  # it is being removed at this moment
+            if _decoded(path, _Pod).name == name:
+                return path.parent
+    return None
+
+
 def read_record(folder: Path) -> DescribeReply | None:
     """Return what is left of an ended container; None while it has not ended."""
     try:
@@ -235,10 +275,11 @@ async def remove_stale(root: Path) -> tuple[str, ...]:
     for folder in _stale(root):
         for program in _recorded(folder.path):
             await end_process(program.pid, program.start_time)
-        keep_logs(folder.path)
+        if not _is_part(folder.path):
+            keep_logs(folder.path)
+            removed.append(folder.path.name)
         folder.remove()
         folder.close()
-        removed.append(folder.path.name)
     return tuple(removed)
 
 
@@ -257,6 +298,14 @@ def _stale(root: Path) -> list[StateFolder]:
             else:
                 found.append(StateFolder(path, lock, []))
     return found
+
+
+def _is_part(folder: Path) -> bool:
+    """Tell whether it is that of a container whose VM has another one."""
+    try:
+        return bool(_decoded(folder / "claim.json", Claim).vm)
+    except FileNotFoundError:
+        return False
 
 
 def _recorded(folder: Path) -> list[_Program]:

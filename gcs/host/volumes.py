@@ -25,7 +25,7 @@ import trio
 
 from gcs.errors import CallError, GcsError, InvalidArgumentError
 from gcs.host import diod
-from gcs.host.background import open_background, together
+from gcs.host.background import all_of, open_background, together
 from gcs.host.bridge import modify
 from gcs.host.child import Child
 from gcs.host.client import Client
@@ -164,14 +164,22 @@ class Volumes:
     async def mount(self, volumes: Sequence[Volume]) -> tuple[Mounted, ...]:
         """Serve volumes and mount them in the VM.
 
-        Raises GcsError, with what the server has said if it was the server.
+        Raises GcsError, with what the server has said if it was the server. Leaves none of them
+        mounted then.
         """
         done: list[Mounted] = []
 
         async def add(volume: Volume) -> None:
             done.append(await self._mount(volume))
 
-        await together(*(partial(add, volume) for volume in volumes))
+        try:
+            await all_of(*(partial(add, volume) for volume in volumes))
+        except GcsError as error:
+            try:
+                await self.unmount(done)
+            except GcsError as second:
+                error.add_note(f"undoing it: {second}")
+            raise
         return tuple(done)
 
     async def _mount(self, volume: Volume) -> Mounted:

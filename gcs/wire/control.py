@@ -6,6 +6,9 @@ and of one version, so the records are closed: an unknown member is an error.
 Descriptors travel beside the frames (SCM_RIGHTS), with the first byte of the reply that names
 them in `streams`.
 
+A service has one container, or those of a pod; `ContainerId` tells which of them a request is
+about, and may be left out when there is one only.
+
 Legality: a connection may send anything at any time; a request that does not fit the state of
 the container is refused with InvalidState. Room is left for more verbs: numbers are never
 reused.
@@ -131,11 +134,13 @@ class ServiceState(StrEnum):
 
 
 class DescribeReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What this service owns, for a list; on disk, what is left of an ended container."""
+    """A container of this service, for a list; on disk, what is left of an ended one."""
 
     #: 64 hexadecimal digits; the first 12 name its state folder
     container_id: str
     name: str = ""
+    #: the name of its pod; empty: the VM is its own
+    pod: str = ""
     image: str = ""
     command: tuple[str, ...] = ()
     state: ServiceState = ServiceState.STARTING
@@ -150,7 +155,7 @@ class DescribeReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Describe(Request[DescribeReply], frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask a service what it owns. Always legal."""
+    """Ask what there is to know of a container. Always legal."""
 
 
 class RunReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,16 +170,22 @@ class RunReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
     refusal: str = ""
     #: 127: no such command; 126: it can't be executed
     refusal_status: UInt8 = 0
+    #: the pod has just come or is just going: nothing was done, and it is to be looked up anew
+    again: bool = False
 
 
 class Run(Request[RunReply], frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Boot the VM and start a container in it. Legal once, on the first connection.
+    """Boot the VM and start a container in it, or start one more of a pod.
 
-    When that connection ends, so does the VM, unless the container is detached and this has
-    been answered.
+    The first is legal on the first connection only. Another one is legal while a container of
+    its pod is there. When the connection ends, so does the container, unless it is detached and
+    this has been answered; the VM ends with its last container.
     """
 
-    vm: VmOptions
+    #: absent when the VM is there: its containers share it
+    vm: VmOptions | None = None
+    #: the pod's name; empty: a VM of its own, and no other container in it
+    pod: str = ""
     #: a folder or a tar, absolute, or else the name of an image of the cache
     image: str
     #: where layers are kept as file systems; absolute
@@ -186,6 +197,7 @@ class Run(Request[RunReply], frozen=True, kw_only=True, forbid_unknown_fields=Tr
     environment: tuple[str, ...] = ()
     name: str = ""
     hostname: str = ""
+    #: of the VM, as the ports are
     network: NetworkMode = NetworkMode.NONE
     #: [IP:]PORT:CONTAINER-PORT[/udp]
     ports: tuple[str, ...] = ()
@@ -280,7 +292,7 @@ class Stop(Request[Reply], frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Remove(Request[Reply], frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """End the VM at once, and leave no record.
+    """End a container at once, and leave no record; the VM ends with its last one.
 
     Legal when the container has exited, or by force. Answered before the end, when the name is
     free again.

@@ -15,7 +15,7 @@ from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
 from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.child import Child
 from gcs.host.client import Client
-from gcs.host.container import Container, mount_layers, rootfs_path, run_in_vm
+from gcs.host.container import Container, rootfs_path, run_in_vm
 from gcs.host.images import Image, open_image
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.layers import default_cache_dir, ensure_layers
@@ -29,6 +29,7 @@ from gcs.host.vsock import BRIDGE_PORT, Ports
 from gcs.wire.control import StreamName
 from gcs.wire.messages import ProcessParameters
 from tests.bench.machine import ROOT
+from tests.support.mounting import mount_layers
 
 __all__ = [
     "IMAGE",

@@ -33,6 +33,7 @@ from gcs.wire.resource import (
     NetworkAdapter,
     RequestType,
     ScsiDevice,
+    TemporaryFilesystem,
     VPMemDevice,
 )
 from gcs.wire.schema import NULL_CONTAINER_ID, Reply, Request
@@ -59,6 +60,18 @@ class FakeContainer:
         assert isinstance(process, dict)
         return list(process["args"])
 
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        found = self.spec.get("annotations", {})
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def joined(self) -> Mapping[str, str]:
+        linux = self.spec["linux"]
+        assert isinstance(linux, dict)
+        return {one["type"]: one["path"] for one in linux["namespaces"] if "path" in one}
+
 
 class FakeGuest:
     """What a guest knows: mounts by path, roots and containers by id."""
@@ -74,7 +87,7 @@ class FakeGuest:
         self.shares: dict[str, trio.SocketStream] = {}
         #: by namespace
         self.networks: dict[str, NetworkAdapter] = {}
-        self.roots: dict[str, CombinedLayers] = {}
+        self.roots: dict[str, CombinedLayers | TemporaryFilesystem] = {}
         self.containers: dict[str, FakeContainer] = {}
         #: processes of the VM, by pid
         self.processes: dict[int, trio.Process] = {}
@@ -208,14 +221,20 @@ class FakeGuest:
             case ScsiDevice(lun=lun):
                 assert not is_add
                 self.unplugged.append(lun)
-            case CombinedLayers() as root:
-                missing = [layer.path for layer in root.layers if layer.path not in self.layers]
-                if missing:
-                    raise NotFoundError(f"overlay: {missing}: not mounted")
-                _change(self.roots, root.container_root_path, root, is_add=is_add)
+            case TemporaryFilesystem() | CombinedLayers() as root:
+                self._change_root(root, is_add=is_add)
             case _:
                 raise GcsError(f"{change.resource_type}: not in the fake guest")
         return Reply()
+
+    def _change_root(self, root: CombinedLayers | TemporaryFilesystem, *, is_add: bool) -> None:
+        if isinstance(root, TemporaryFilesystem):
+            _change(self.roots, root.mount_path, root, is_add=is_add)
+            return
+        missing = [layer.path for layer in root.layers if layer.path not in self.layers]
+        if missing:
+            raise NotFoundError(f"overlay: {missing}: not mounted")
+        _change(self.roots, root.container_root_path, root, is_add=is_add)
 
     async def _add_share(self, share: MappedDirectory) -> None:
         """Do what a mount does: ask the server something, and wait for its answer."""
@@ -235,12 +254,26 @@ class FakeGuest:
         if f"{config.oci_bundle_path}/rootfs" not in self.roots:
             raise NotFoundError(f"{config.oci_bundle_path}/rootfs: not mounted")
         container = FakeContainer(config.oci_specification, config.scratch_dir_path)
+        self._check_pod(container)
         program = container.arguments[0]
         if shutil.which(program) is None:
             why = "permission denied" if Path(program).exists() else "executable file not found"
             raise RuncError(f'runc create failed: exec: "{program}": {why} in $PATH')
         self.containers[cid] = container
         return messages.CreateReply(selected_protocol_version=0)
+
+    def _check_pod(self, container: FakeContainer) -> None:
+        """Refuse one of a pod that is not there, or that is not in its namespaces."""
+        marks = container.annotations
+        if marks.get("io.kubernetes.cri.container-type") != "container":
+            return
+        sandbox = self.containers.get(marks["io.kubernetes.cri.sandbox-id"])
+        if sandbox is None or sandbox.process is None:
+            raise GcsError("no such pod")
+        assert container.joined == {
+            kind: f"/proc/{sandbox.process.pid}/ns/{name}"
+            for kind, name in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))
+        }
 
     async def _execute(self, request: messages.ExecuteProcess) -> Reply:
         parameters = request.settings.process_parameters

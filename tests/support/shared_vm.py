@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 import trio
 
 from gcs.host.bridge import accept_bridge, open_bridge
-from gcs.host.container import Container, mount_layers
+from gcs.host.container import Container
 from gcs.host.images import Image, open_image
 from gcs.host.journal import open_journal
 from gcs.host.layer_mounts import LayerMounts
@@ -21,6 +21,7 @@ from gcs.host.qemu import VmConfig
 from gcs.host.scratch import open_scratch
 from gcs.host.vm import Vm, VmError, open_vm
 from gcs.host.vsock import BRIDGE_PORT
+from tests.support.mounting import mount_layers
 
 if TYPE_CHECKING:
     from gcs.host.client import Client

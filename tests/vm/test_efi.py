@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from gcs.host.bridge import open_bridge
-from gcs.host.container import mount_layers
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.place import whole
 from gcs.host.vsock import Ports
 from gcs.wire.schema import NULL_CONTAINER_ID
+from tests.support.mounting import mount_layers
 from tests.support.stage import ROOT
 from tests.vm.test_start import (
     MIB,

@@ -22,7 +22,7 @@ from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
 from gcs.host.bootports import LOG_NAME, LOG_PORT, open_boot_ports, start_words
 from gcs.host.bridge import accept_bridge, call, open_bridge
 from gcs.host.client import Client
-from gcs.host.container import Container, mount_layers, rootfs_path, run_in_vm
+from gcs.host.container import Container, rootfs_path, run_in_vm
 from gcs.host.images import Image, open_image
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.layers import default_cache_dir, ensure_layers
@@ -43,6 +43,7 @@ from gcs.wire.metrics import MemoryOomControl, Metrics
 from gcs.wire.properties import Properties, PropertyQuery
 from gcs.wire.resource import ContainerConstraints, ModificationRequest, PodCgroupMemoryLimit
 from gcs.wire.schema import NULL_CONTAINER_ID
+from tests.support.mounting import mount_layers
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 

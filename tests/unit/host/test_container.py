@@ -16,9 +16,7 @@ from gcs.host.client import Client
 from gcs.host.container import (
     CommandRefusedError,
     Container,
-    mount_layers,
     refusal_status,
-    unmount_layers,
 )
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.place import whole
@@ -27,8 +25,10 @@ from gcs.host.qmp import open_qmp
 from gcs.host.vm import Vm
 from gcs.host.vsock import HybridVsock, Ports
 from gcs.wire.control import StreamName
+from gcs.wire.resource import CombinedLayers
 from tests.support.guest import FakeGuest
 from tests.support.hostile_guest import exited
+from tests.support.mounting import mount_layers, unmount_layers
 from tests.support.vm import FakeQemu
 
 CID = "c" * 64
@@ -95,6 +95,7 @@ async def test_a_container_runs_and_everything_is_taken_down_in_reverse(
         container = here.container()
         await container.create(spec("sh", "-c", "echo hi; exit 5"), PATHS)
         (root,) = here.guest.roots.values()
+        assert isinstance(root, CombinedLayers)
         assert [layer.path for layer in root.layers] == [f"/run/layers/p{n}" for n in (2, 1, 0)]
         streams = await container.start(Ports(), OUTPUTS, terminal=False)
         assert await streams[StreamName.STDOUT].receive_some() == b"hi\n"

@@ -95,13 +95,21 @@ async def test_a_layer_that_fails_leaves_none_mounted(
         assert here.mounts.users(Place(layers[0])) == 2
 
 
-async def test_a_vm_without_a_port_for_a_layer_says_so(tmp_path: Path) -> None:
-    """The layer is named, and how many ports there are."""
-    files = [tmp_path / f"{number}.ext4" for number in range(CONFIG.pmem_ports + 1)]
+async def test_a_vm_without_a_port_for_a_layer_says_so(
+    tmp_path: Path, layers: list[Path]
+) -> None:
+    """Before anything is done, and what comes next finds all ports that were left."""
+    ports = CONFIG.pmem_ports
+    files = [tmp_path / f"{number}.ext4" for number in range(ports)]
     for file in files:
         file.write_bytes(bytes(4096))
     async with world(tmp_path) as here:
-        with pytest.raises(GcsError, match=r"layer 8\.ext4: .* 8 ports .* all are taken"):
+        await here.mounts.mount(whole(layers[:1]))
+        words = f"{ports} layers .* need a port each, and of its {ports} {ports - 1} are left"
+        with pytest.raises(GcsError, match=words):
             await here.mounts.mount(whole(files))
+        assert len(plugged([*here.qemu.devices])) == 1
         with trio.fail_after(10):
-            await here.mounts.mount(whole(files[:8]))
+            await here.mounts.mount(whole(files[1:]))
+        with pytest.raises(GcsError, match=f"of its {ports} none are left"):
+            await here.mounts.mount(whole(files))

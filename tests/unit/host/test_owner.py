@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from gcs.errors import CallError
 from gcs.host.client import open_client
@@ -14,13 +13,13 @@ from gcs.host.fdstream import FdStream
 from gcs.host.owner import Owner
 from gcs.host.state import StateFolder
 from gcs.wire.codec import Encoding
-from gcs.wire.control import CONTROL, Describe, Remove, Wait
+from gcs.wire.control import CONTROL, Run, VmOptions, Wait
 
 
 async def _serve(folder: StateFolder, ends: tuple[socket.socket, socket.socket]) -> None:
     """Serve the first client and a second one, as a service's process does."""
     async with trio.open_nursery() as nursery:
-        owner = Owner(folder, "a1", nursery)
+        owner = Owner(folder, nursery)
         nursery.start_soon(owner.serve_first, FdStream(ends[0]))
         nursery.start_soon(Conversation(FdStream(ends[1])).serve, owner.handle)
 
@@ -36,9 +35,9 @@ async def test_a_question_on_its_way_when_all_ends_is_answered(tmp_path: Path) -
                 open_client(FdStream(ours), CONTROL, Encoding.CBOR) as first,
                 open_client(FdStream(our_second), CONTROL, Encoding.CBOR) as second,
             ):
-                await first.call(Describe())
-                await second.call(Remove(force=True))
-                await trio.testing.wait_all_tasks_blocked()
-                with pytest.raises(CallError, match="was ended before it started"):
-                    await first.call(Wait())
+                run = Run(vm=VmOptions(kernel="/k", initrd="/i"), image="/none", cache="/none")
+                with pytest.raises(CallError, match="/none"):
+                    await first.call(run)
+                with pytest.raises(CallError, match="/none"):
+                    await second.call(Wait())
     folder.remove()

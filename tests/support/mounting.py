@@ -1,0 +1,28 @@
+"""An image's layers and the scratch disk of a VM in one go, as its first container has them."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from gcs.host.background import together
+from gcs.host.container import mount_scratch, unmount_scratch
+from gcs.host.layer_mounts import LayerMounts
+from gcs.host.place import Place
+
+__all__ = ["mount_layers", "unmount_layers"]
+
+
+async def mount_layers(mounts: LayerMounts, places: Sequence[Place]) -> tuple[str, ...]:
+    """Mount all at once; return where the layers are in the guest, bottom first."""
+    paths: list[str] = []
+
+    async def mount() -> None:
+        paths.extend(await mounts.mount(places))
+
+    await together(partial(mount_scratch, mounts.vm, mounts.client), mount)
+    return tuple(paths)
+
+
+async def unmount_layers(mounts: LayerMounts, places: Sequence[Place]) -> None:
+    """Unmount what `mount_layers` mounted, and unplug the disk."""
+    await unmount_scratch(mounts.vm, mounts.client)
+    await mounts.unmount(places)
