@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcs.errors import InvalidArgumentError, NotFoundError, UnsupportedError
-from gcs.guest.resources import cgroup_settings
+from gcs.guest.resources import SWAP_LIMIT, cgroup_settings
 from gcs.guest.spec import files, gpu
 from gcs.guest.spec.annotations import Annotations
 from gcs.guest.spec.document import Tree, map_of, named_map, rootfs_of
@@ -173,9 +173,11 @@ def _pin(
 
 
 def _make_cgroup(path: str, spec: Tree, undo: ExitStack) -> None:
-    limits = cgroup_settings(named_map(map_of(spec, "linux"), "resources"))
+    limits = dict(cgroup_settings(named_map(map_of(spec, "linux"), "resources")))
     cgroup.create(path)
     undo.callback(cgroup.remove, path)
+    if not (cgroup.folder(path) / SWAP_LIMIT).exists():
+        limits.pop(SWAP_LIMIT, None)  # a kernel without swap keeps any limit of it
     cgroup.write(path, limits)
 
 

@@ -10,9 +10,12 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["cgroup_settings"]
+__all__ = ["SWAP_LIMIT", "cgroup_settings"]
 
 Tree = Mapping[str, object]
+
+#: Not there on a kernel without swap.
+SWAP_LIMIT = "memory.swap.max"
 
 #: What the runtime-spec takes for "no limit".
 _NO_LIMIT = -1
@@ -45,7 +48,7 @@ def _memory(memory: Tree) -> dict[str, str]:
     if swap is not None and swap != 0:
         # The spec's number is memory and swap together, the kernel's is swap alone.
         is_bounded = swap > 0 and limit is not None and limit > 0
-        found["memory.swap.max"] = _limit(max(0, swap - (limit or 0)) if is_bounded else swap)
+        found[SWAP_LIMIT] = _limit(max(0, swap - (limit or 0)) if is_bounded else swap)
     return found
 
 

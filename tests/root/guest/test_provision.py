@@ -194,6 +194,15 @@ def test_limits_that_can_not_be_set_fail_the_sandbox(folder: Path) -> None:
     assert mounted(folder) == ["."]
 
 
+def test_a_kernel_without_swap_keeps_any_limit_of_it(folder: Path) -> None:
+    """Hosts give one with each limit of memory; here is no file for it."""
+    for swap in (-1, 1 << 20, 1 << 30):
+        tree = spec(linux={"resources": {"memory": {"swap": swap}}})
+        layout = laid_out(tree, SANDBOX, folder)
+        assert not (cgroup.folder("/pods/provision-test") / "memory.swap.max").exists()
+        layout.undo.close()
+
+
 def test_the_host_s_certificate_is_shown_in_the_container_s_root(folder: Path) -> None:
     """Unless that is not wanted, and not without one."""
     rootfs = folder / "pods/bundle/rootfs"
