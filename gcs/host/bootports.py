@@ -30,6 +30,8 @@ LOG_PORT = 109
 LOG_NAME = "guest.log"
 #: What hosts in use send: twice what the kernel's pool holds.
 _ENTROPY_SIZE = 512
+#: At the end of a VM, for what its guest has said and nobody has read yet: it is in a buffer.
+_LAST_WORDS_S = 0.1
 #: A guest that has dialled reads at once.
 _SEND_S = 10.0
 
@@ -80,4 +82,9 @@ async def _send_entropy(stream: trio.SocketStream) -> None:
 
 
 async def _keep_log(log: LogFile, stream: trio.SocketStream) -> None:
-    await keep(stream, log)
+    try:
+        await keep(stream, log)
+    except trio.Cancelled:
+        with trio.move_on_after(_LAST_WORDS_S, shield=True):
+            await keep(stream, log)
+        raise

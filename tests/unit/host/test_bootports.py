@@ -49,6 +49,17 @@ async def test_the_log_is_kept_and_bounded(tmp_path: Path, vsock: HybridVsock) -
     assert log.endswith(b'{"msg":"last"}\n')
 
 
+async def test_what_a_guest_said_last_is_in_the_log(tmp_path: Path, vsock: HybridVsock) -> None:
+    """Its VM has ended, and with it the block, before anybody could read it."""
+    line = b'{"msg":"powering off"}\n'
+    with socket.socket(socket.AF_UNIX) as guest:
+        async with open_boot_ports(vsock, tmp_path):
+            guest.connect(f"{tmp_path}/v_109")
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            guest.send(line)
+    assert (tmp_path / LOG_NAME).read_bytes() == line
+
+
 async def test_each_port_takes_one_connection(tmp_path: Path, vsock: HybridVsock) -> None:
     """A container that comes later finds nobody."""
     async with (
