@@ -23,6 +23,7 @@ from gcs.errors import (
 )
 from gcs.guest.gate import Gate
 from gcs.guest.hosts import Host
+from gcs.guest.kills import Kills
 from gcs.guest.log import fields
 from gcs.guest.memory import PodMemory
 from gcs.guest.networks import Networks
@@ -222,6 +223,8 @@ class Agent:
         default_factory=lambda: trio.CapacityLimiter(_STORAGE_THREADS)
     )
     pod_memory: PodMemory = field(default_factory=PodMemory)
+    #: for want of memory, by the kernel
+    kills: Kills = field(default_factory=Kills)
     networks: Networks = field(default_factory=Networks)
     #: since when no host has been there (trio's time); None while one is, and before the first
     host_lost_at: float | None = None

@@ -320,6 +320,7 @@ def _negotiated() -> NegotiateProtocolReply:
                 dump_stacks_supported=True,
                 delete_container_state_supported=True,
                 report_mounts_supported=True,
+                wait_for_out_of_memory_supported=True,
                 temporary_filesystem_supported=True,
                 writable_vpmem_supported=True,
             ),

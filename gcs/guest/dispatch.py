@@ -54,6 +54,7 @@ HANDLERS: Final[Mapping[type[Request[Reply]], Handler]] = MappingProxyType(
             _row(messages.DumpStacks, diagnostics.dump_stacks),
             _row(messages.ModifySettings, settings.modify),
             _row(extensions.ReportMounts, reports.report_mounts),
+            _row(extensions.WaitForOutOfMemory, reports.wait_for_out_of_memory),
         ]
     )
 )

@@ -1,4 +1,4 @@
-"""Say which container ran out of memory, as the kernel tells of it.
+"""Say which container ran out of memory, as the kernel tells of it: in the log and to hosts.
 
 The counters of `/pods` go up with those of every cgroup below, so one file is watched, and the
 containers' own are read when it has changed.
@@ -15,6 +15,7 @@ import trio
 from gcs.errors import DeadlineError
 from gcs.guest import statistics
 from gcs.guest.agent import Agent, Container
+from gcs.guest.kills import Kills
 from gcs.guest.log import fields
 from gcs.guest.memory import PODS
 from gcs.guest.reads import Reads
@@ -42,14 +43,14 @@ async def run(agent: Agent) -> None:
         while True:
             await trio.lowlevel.wait_readable(watch)
             watch.clear()
-            await report(agent.reads, tuple(agent.containers.values()))
+            await report(agent.kills, agent.reads, tuple(agent.containers.values()))
             await trio.sleep(_PAUSE_S)
     finally:
         watch.close()
 
 
-async def report(reads: Reads, containers: Sequence[Container]) -> None:
-    """Log each container in which the kernel has killed more processes than were known of.
+async def report(kills: Kills, reads: Reads, containers: Sequence[Container]) -> None:
+    """Tell of each container in which the kernel has killed more than was known of.
 
     There may be hundreds of files to read, while others wait for the event loop.
     """
@@ -59,13 +60,14 @@ async def report(reads: Reads, containers: Sequence[Container]) -> None:
     except DeadlineError as error:
         _log.warning("out-of-memory kills not read", extra=fields(error=error))
         return
-    for container, (kills, limit) in zip(made, found, strict=True):
-        if kills > container.oom_kills:
-            members = fields(cid=container.container_id, oom_kill=kills, limit=limit)
+    for container, (count, limit) in zip(made, found, strict=True):
+        if count > container.oom_kills:
+            container.oom_kills = count
+            members = fields(cid=container.container_id, oom_kill=count, limit=limit)
             _log.warning("container ran out of memory", extra=members)
-        container.oom_kills = max(kills, container.oom_kills)
+            kills.add(container.container_id, count, limit)
 
 
-def _look(group: str) -> tuple[int, str]:
+def _look(group: str) -> tuple[int, int]:
     """Return how many processes were killed in a cgroup, and its limit."""
-    return statistics.oom_kills(group), cgroup.read(group, "memory.max").strip()
+    return statistics.oom_kills(group), statistics.memory_limit(group)

@@ -29,7 +29,7 @@ from gcs.wire.metrics import (
     Throttling,
 )
 
-__all__ = ["metrics", "oom_kills"]
+__all__ = ["memory_limit", "metrics", "oom_kills"]
 
 #: As io.stat names a device.
 _DEVICE = re.compile(r"[0-9]{1,10}:[0-9]{1,10}")
@@ -76,6 +76,11 @@ def metrics(group: str, pid: int | None) -> Metrics:
 def oom_kills(group: str) -> int:
     """Return how many processes the kernel has killed in a cgroup for want of memory."""
     return _table(group, "memory.events").get("oom_kill", 0)
+
+
+def memory_limit(group: str) -> int:
+    """Return the limit of a cgroup's memory in bytes, UNLIMITED without one."""
+    return _number(group, "memory.max")
 
 
 def _number(group: str, name: str) -> int:

@@ -108,6 +108,8 @@ class GuestDefinedCapabilities(Message, frozen=True, kw_only=True):
     delete_container_state_supported: bool = False
     #: Ours: ReportMounts.
     report_mounts_supported: bool = False
+    #: Ours: WaitForOutOfMemory.
+    wait_for_out_of_memory_supported: bool = False
     #: Ours: the resource TemporaryFilesystem.
     temporary_filesystem_supported: bool = False
     #: Ours: VPMemDevice with Writable.

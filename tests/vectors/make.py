@@ -369,6 +369,23 @@ def _add_extensions(bridge: Collection) -> None:
         base={"ContainerId": NULL, "ActivityId": ACTIVITY},
         category=_EXTENSION,
     )
+    bridge.call(
+        *(2, "WaitForOutOfMemory", "the next kills for want of memory, within a minute"),
+        {"After": 6, "TimeoutInMs": 60_000},
+        {
+            "Events": [
+                {
+                    "Number": 7,
+                    "ContainerId": "c1",
+                    "Time": "2026-11-29T09:08:07.060504+00:00",
+                    "OomKill": 2,
+                    "Limit": 2**64 - 1,
+                }
+            ]
+        },
+        base={"ContainerId": NULL, "ActivityId": ACTIVITY},
+        category=_EXTENSION,
+    )
 
 
 def _bridge() -> list[Vector]:
@@ -379,6 +396,7 @@ def _bridge() -> list[Vector]:
         "DumpStacksSupported": True,
         "DeleteContainerStateSupported": True,
         "ReportMountsSupported": True,
+        "WaitForOutOfMemorySupported": True,
         "TemporaryFilesystemSupported": True,
         "WritableVpmemSupported": True,
     }

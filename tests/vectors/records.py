@@ -172,6 +172,7 @@ REQUESTS: dict[str, Request[Reply]] = {
     ),
     "DumpStacks": of_vm(messages.DumpStacks()),
     "ReportMounts": of_vm(extensions.ReportMounts(after="/run/l")),
+    "WaitForOutOfMemory": of_vm(extensions.WaitForOutOfMemory(after=6, timeout_in_ms=60_000)),
     "GetProperties.statistics": of_c1(
         messages.GetProperties(query=properties.PropertyQuery(property_types=("Statistics",)))
     ),
@@ -271,6 +272,7 @@ REPLIES: dict[str, Reply] = {
                 dump_stacks_supported=True,
                 delete_container_state_supported=True,
                 report_mounts_supported=True,
+                wait_for_out_of_memory_supported=True,
                 temporary_filesystem_supported=True,
                 writable_vpmem_supported=True,
             ),
@@ -290,6 +292,18 @@ REPLIES: dict[str, Reply] = {
             ),
         ),
         is_partial=True,
+    ),
+    "WaitForOutOfMemory.reply": extensions.WaitForOutOfMemoryReply(
+        activity_id=ACTIVITY,
+        events=(
+            extensions.OutOfMemory(
+                number=7,
+                container_id="c1",
+                time="2026-11-29T09:08:07.060504+00:00",
+                oom_kill=2,
+                limit=2**64 - 1,
+            ),
+        ),
     ),
     "Create.reply": messages.CreateReply(activity_id=ACTIVITY, selected_protocol_version=0),
     "ExecuteProcess.reply": messages.ExecuteProcessReply(activity_id=ACTIVITY, process_id=300),

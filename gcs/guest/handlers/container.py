@@ -132,7 +132,9 @@ def _check_not_running(container: Container) -> None:
 
 async def _delete(agent: Agent, container: Container) -> None:
     if container.state is State.STOPPED:
-        await oom.report(container.reads, (container,))  # its counters go with its cgroup
+        await oom.report(
+            agent.kills, container.reads, (container,)
+        )  # its counters go with its cgroup
         await trio.to_thread.run_sync(cgroup.kill, container.cgroup)
     with suppress(ContainerNotFoundError):  # an earlier request came this far, and no further
         await agent.runc.delete(container.container_id)

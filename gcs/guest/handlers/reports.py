@@ -1,4 +1,4 @@
-"""ReportMounts: what is mounted for the host, by our table and by the kernel's."""
+"""What hosts can ask beyond version 4: what is mounted for them, and who ran out of memory."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,13 +8,21 @@ import trio
 from gcs.guest.agent import Agent, MountRecord
 from gcs.linux import mounts
 from gcs.linux.mounts import Mount
-from gcs.wire.extensions import MountReport, ReportMounts, ReportMountsReply
+from gcs.wire.extensions import (
+    MountReport,
+    ReportMounts,
+    ReportMountsReply,
+    WaitForOutOfMemory,
+    WaitForOutOfMemoryReply,
+)
 
-__all__ = ["report_mounts"]
+__all__ = ["report_mounts", "wait_for_out_of_memory"]
 
 #: Characters of all texts of a reply. JSON can make six bytes of one in the worst case, a frame
 #: has 65,536, and the names of members take their share: a usual reply is a sixth of a frame.
 _MAX_TEXT: Final = 8192
+#: Below the limit of every request; a host asks again.
+_MAX_WAIT_S: Final = 240.0
 
 
 async def report_mounts(agent: Agent, request: ReportMounts) -> ReportMountsReply:
@@ -45,3 +53,12 @@ def _report(agent: Agent, record: MountRecord, live: Mapping[int, Mount]) -> Mou
         cache=record.cache,
         users=tuple(sorted(users)),
     )
+
+
+async def wait_for_out_of_memory(
+    agent: Agent, request: WaitForOutOfMemory
+) -> WaitForOutOfMemoryReply:
+    """Return the kills that the host does not know of, as soon as there are any, or none."""
+    with trio.move_on_after(min(request.timeout_in_ms / 1000, _MAX_WAIT_S)):
+        return WaitForOutOfMemoryReply(events=await agent.kills.after(request.after))
+    return WaitForOutOfMemoryReply()

@@ -42,6 +42,7 @@ async def test_the_answer_to_the_negotiation_is_what_hosts_need(tmp_path: Path) 
                     "DumpStacksSupported": True,
                     "DeleteContainerStateSupported": True,
                     "ReportMountsSupported": True,
+                    "WaitForOutOfMemorySupported": True,
                     "TemporaryFilesystemSupported": True,
                     "WritableVpmemSupported": True,
                 },
