@@ -8,6 +8,7 @@ from gcs.errors import InvalidArgumentError
 from gcs.host import volumes
 from gcs.host.image_arguments import add_images
 from gcs.host.network import parse_published
+from gcs.host.observe_arguments import add_mounts, add_stats
 from gcs.host.signals import signal_number
 from gcs.wire.control import NetworkMode, Volume
 
@@ -36,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
     _add_exec(verbs.add_parser("exec", help="run a command in a container, or in its VM"))
     _add_ps(verbs.add_parser("ps", help="list containers"))
     add_images(verbs.add_parser("images", help="convert images ahead of time, and keep them"))
+    add_mounts(verbs.add_parser("mounts", help="tell what is mounted in a container's VM"))
+    add_stats(verbs.add_parser("stats", help="tell what VMs take of this machine's memory"))
     stop = verbs.add_parser("stop", help="let containers end, by force if need be")
     stop.add_argument(
         *("-t", "--time"),

@@ -31,6 +31,7 @@ from gcs.host.foreground import (
 )
 from gcs.host.image_verbs import act_on_images, named_image
 from gcs.host.layers import default_cache_dir
+from gcs.host.observe_verbs import show_mounts, show_stats
 from gcs.host.state import find_pod, remove_stale, root_folder
 from gcs.host.terminal import size
 from gcs.host.vm import find_vhost_vsock
@@ -59,7 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run gcsctl and return its exit status."""
     _fill_standard_descriptors()
     options = parser().parse_args(arguments)
-    verbs = {"run": _run, "exec": _execute, "ps": _list, "images": act_on_images}
+    verbs = {
+        "run": _run,
+        "exec": _execute,
+        "ps": _list,
+        "images": act_on_images,
+        "mounts": _mounts,
+        "stats": _stats,
+    }
     act = verbs.get(options.verb, _act_on_each)
     try:
         return trio.run(act, options)
@@ -241,6 +249,17 @@ async def _list(options: argparse.Namespace) -> int:
     form = "ids" if options.quiet else "json" if options.json else "table"
     show_containers(shown, form)
     return 0
+
+
+async def _mounts(options: argparse.Namespace) -> int:
+    known = containers.running(find(await _root(), options.container))
+    return await show_mounts(known, is_json=options.json)
+
+
+async def _stats(options: argparse.Namespace) -> int:
+    root = await _root()
+    known = [containers.running(find(root, text)) for text in options.containers]
+    return await show_stats(known or all_containers(root), is_json=options.json)
 
 
 # -- stop, kill, rm, wait ----------------------------------------------------------------------

@@ -67,7 +67,7 @@ async def act_on_images(options: argparse.Namespace) -> int:
 # -- ls ----------------------------------------------------------------------------------------
 
 
-class _LayerOfLine(msgspec.Struct, frozen=True):
+class _LayerOfLine(msgspec.Struct, frozen=True, rename="pascal"):
     """A layer in it."""
 
     diff_id: str
@@ -75,7 +75,7 @@ class _LayerOfLine(msgspec.Struct, frozen=True):
     size: int
 
 
-class _Line(msgspec.Struct, frozen=True, kw_only=True):
+class _Line(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """A line of `ls --json`."""
 
     name: str

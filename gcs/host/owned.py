@@ -18,6 +18,7 @@ from gcs.errors import (
 from gcs.host.container import CommandRefusedError, run_in_vm
 from gcs.host.control import Answer
 from gcs.host.deadline import deadline
+from gcs.host.observe import observe
 from gcs.host.process import Process, Streams
 from gcs.host.run import Life, Started, wanted_streams
 from gcs.host.signals import signal_number
@@ -30,6 +31,8 @@ from gcs.wire.control import (
     DescribeReply,
     Execute,
     ExecuteReply,
+    ListMounts,
+    Measure,
     Resize,
     Run,
     RunReply,
@@ -158,6 +161,8 @@ class Owned:
                 return await self._execute(request)
             case Wait():
                 return Answer(WaitReply(exit_status=await self._wait(request.process_id)))
+            case ListMounts() | Measure():
+                return Answer(await observe((await self._started()).container, request))
             case Signal():
                 await self._signal(request.process_id, request.signal)
             case Resize():

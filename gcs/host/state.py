@@ -35,7 +35,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from gcs.errors import GcsError
-from gcs.host.child import Child, end_process
+from gcs.host.child import Child, end_process, is_running
 from gcs.wire.control import DescribeReply
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "find_pod",
     "keep_logs",
     "read_record",
+    "recorded_pids",
     "remove_ended",
     "remove_stale",
     "root_folder",
@@ -314,6 +315,12 @@ def _recorded(folder: Path) -> list[_Program]:
         return msgspec.json.decode((folder / "pids.json").read_bytes(), type=list[_Program])
     except FileNotFoundError:
         return []
+
+
+def recorded_pids(folder: Path) -> tuple[int, ...]:
+    """Return the processes of a VM that run, but for its service."""
+    programs = _recorded(folder)
+    return tuple(each.pid for each in programs if is_running(each.pid, each.start_time))
 
 
 # -- logs of failures --------------------------------------------------------------------------

@@ -69,6 +69,8 @@ class Vm:
         self.qmp = qmp
         self.vsock = vsock
         self.qemu = qemu
+        #: plugged in, in their order; they stay to the end
+        self.layer_files: list[Path] = []
 
     async def start(self) -> None:
         """Let the guest boot; what it will dial must be listened on by now."""
@@ -100,6 +102,7 @@ class Vm:
         except QmpError:
             await self.qmp.execute("object-del", id=backend)
             raise
+        self.layer_files.append(image)
 
     async def add_disk(self, lun: int, filename: str) -> None:
         """Plug a raw image in as the SCSI disk of this LUN, target 0 of controller 0.

@@ -16,6 +16,7 @@ reused.
 
 from enum import IntEnum, StrEnum
 
+from gcs.wire.extensions import MountReport
 from gcs.wire.frame import Category
 from gcs.wire.schema import (
     Catalogue,
@@ -38,6 +39,10 @@ __all__ = [
     "DescribeReply",
     "Execute",
     "ExecuteReply",
+    "ListMounts",
+    "ListMountsReply",
+    "Measure",
+    "MeasureReply",
     "NetworkMode",
     "Progress",
     "ProgressState",
@@ -67,6 +72,8 @@ class Verb(IntEnum):
     STOP = 6
     EXECUTE = 7
     REMOVE = 8
+    LIST_MOUNTS = 9
+    MEASURE = 10
 
 
 #: The number of the one notification.
@@ -301,6 +308,42 @@ class Remove(Request[Reply], frozen=True, kw_only=True, forbid_unknown_fields=Tr
     force: bool = False
 
 
+class ListMountsReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the VM's table, by path."""
+
+    mounts: tuple[MountReport, ...] = ()
+    #: there are more, after the last of these
+    is_partial: bool = False
+
+
+class ListMounts(
+    Request[ListMountsReply], frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Tell what is mounted in the VM. Legal while the container runs."""
+
+    #: only paths after this one; empty: from the first
+    after: str = ""
+
+
+class MeasureReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a container takes of its VM, what the VM has, and the files it has as layers."""
+
+    memory_bytes: UInt64 = 0
+    #: processor time
+    cpu_nanoseconds: UInt64 = 0
+    #: processes and threads
+    tasks: UInt64 = 0
+    #: what the guest's kernel has, and what of it is free or can be freed
+    total_bytes: UInt64 = 0
+    available_bytes: UInt64 = 0
+    #: absolute
+    layer_files: tuple[str, ...] = ()
+
+
+class Measure(Request[MeasureReply], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask the guest for a container's statistics. Legal while the container runs."""
+
+
 class ProgressState(StrEnum):
     """Where a step is."""
 
@@ -333,6 +376,8 @@ CONTROL = Catalogue(
         Row(Verb.STOP, Stop, Reply),
         Row(Verb.EXECUTE, Execute, ExecuteReply),
         Row(Verb.REMOVE, Remove, Reply),
+        Row(Verb.LIST_MOUNTS, ListMounts, ListMountsReply),
+        Row(Verb.MEASURE, Measure, MeasureReply),
     ),
     notifications={PROGRESS_NUMBER: Progress},
 )

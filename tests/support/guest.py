@@ -25,6 +25,7 @@ from gcs.errors import (
 )
 from gcs.wire import messages
 from gcs.wire.connection import GuestConnection, RequestReceived, RequestRefused
+from gcs.wire.extensions import ReportMounts
 from gcs.wire.messages import BRIDGE
 from gcs.wire.resource import (
     CombinedLayers,
@@ -37,6 +38,7 @@ from gcs.wire.resource import (
     VPMemDevice,
 )
 from gcs.wire.schema import NULL_CONTAINER_ID, Reply, Request
+from tests.support.guest_reports import properties_of, report_mounts
 
 __all__ = ["FakeContainer", "FakeGuest"]
 
@@ -152,6 +154,12 @@ class FakeGuest:
         self.requests.append(name)
         if name in self.failures:
             raise self.failures[name]
+        if isinstance(request, ReportMounts):
+            return report_mounts(request.after, self.layers, list(self.roots))
+        if isinstance(request, messages.GetProperties):
+            if request.container_id != NULL_CONTAINER_ID:
+                self._container(request.container_id)
+            return properties_of(request.container_id)
         return await self._handle(request)
 
     async def _handle(self, request: Request[Reply]) -> Reply:

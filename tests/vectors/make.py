@@ -486,6 +486,36 @@ def _service() -> list[Vector]:
         {"Refusal": "ps: not found", "RefusalStatus": 127},
     )
     service.call(8, "Remove", "end the VM", {"Force": True})
+    service.call(
+        *(9, "ListMounts", "what is mounted in the VM after /run/l"),
+        {"After": "/run/l"},
+        {
+            "Mounts": [
+                {
+                    "MountPath": "/run/layers/p0",
+                    "ResourceType": "VPMemDevice",
+                    "Source": "/dev/pmem0",
+                    "Filesystem": "ext4",
+                    "Options": ["ro", "noatime"],
+                    "Dax": True,
+                    "Users": ["/run/gcs/c/c1/rootfs"],
+                }
+            ],
+            "IsPartial": True,
+        },
+    )
+    service.call(
+        *(10, "Measure", "what the VM and its container take"),
+        {},
+        {
+            "MemoryBytes": 5_000_000,
+            "CpuNanoseconds": 30_000_000,
+            "Tasks": 2,
+            "TotalBytes": 200_000_000,
+            "AvailableBytes": 150_000_000,
+            "LayerFiles": ["/cache/0123-v1.ext4"],
+        },
+    )
     progress = {
         "Step": "convert layers",
         "State": "advanced",

@@ -254,6 +254,8 @@ REQUESTS: dict[str, Request[Reply]] = {
         in_vm=True,
     ),
     "Remove": control.Remove(force=True),
+    "ListMounts": control.ListMounts(after="/run/l"),
+    "Measure": control.Measure(),
 }
 
 NO_CONTAINER = "container c1 does not exist"
@@ -395,6 +397,28 @@ REPLIES: dict[str, Reply] = {
     ),
     "Execute.reply": control.ExecuteReply(refusal="ps: not found", refusal_status=127),
     "Wait.reply": control.WaitReply(exit_status=143),
+    "ListMounts.reply": control.ListMountsReply(
+        mounts=(
+            extensions.MountReport(
+                mount_path="/run/layers/p0",
+                resource_type="VPMemDevice",
+                source="/dev/pmem0",
+                filesystem="ext4",
+                options=("ro", "noatime"),
+                dax=True,
+                users=("/run/gcs/c/c1/rootfs",),
+            ),
+        ),
+        is_partial=True,
+    ),
+    "Measure.reply": control.MeasureReply(
+        memory_bytes=5_000_000,
+        cpu_nanoseconds=30_000_000,
+        tasks=2,
+        total_bytes=200_000_000,
+        available_bytes=150_000_000,
+        layer_files=("/cache/0123-v1.ext4",),
+    ),
 }
 
 NOTIFICATIONS: dict[str, Notification] = {

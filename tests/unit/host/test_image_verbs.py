@@ -67,17 +67,17 @@ def test_ls_counts_a_shared_layer_once(stage: Stage) -> None:
     said(stage, "images", "import", "--name", "zwei:2", str(other_image(stage, "x")))
     assert said(stage, "images", "ls", "-q") == "image\nzwei:2\n"
     one, two = map(json.loads, said(stage, "images", "ls", "--json").splitlines())
-    assert (one["name"], two["name"], two["source"]) == (
+    assert (one["Name"], two["Name"], two["Source"]) == (
         *("image", "zwei:2"),
         str(stage.image.parent / "other"),
     )
-    assert two["layers"][0] == one["layers"][0]
-    assert two["size"] == sum(layer["size"] for layer in two["layers"])
+    assert two["Layers"][0] == one["Layers"][0]
+    assert two["Size"] == sum(layer["Size"] for layer in two["Layers"])
     assert {path.stat().st_size for path in layers_of(stage)} == {
-        layer["size"] for layer in two["layers"]
+        layer["Size"] for layer in two["Layers"]
     }
     rows = said(stage, "images", "ls").splitlines()
-    short = one["image_id"].removeprefix("sha256:")[:12]
+    short = one["ImageId"].removeprefix("sha256:")[:12]
     assert re.match(rf"image +{short} +1 +[0-9.]+ MB +.* ago", rows[1])
     # Each layer is two MiB.
     assert re.match(r"total +2 +4\.2 MB", rows[3])
