@@ -46,6 +46,9 @@ _NAMES: Final = (
 _MAX_INT = 2**63 - 1
 
 _STDERR = 2
+#: Where the rest of what is printed there goes: the interpreter's or the C library's last words
+#: are no JSON. The kernel keeps them, and they come back as a record of its own.
+_KERNEL_LOG = "/dev/kmsg"
 #: Characters of a record's text: an error that quotes a whole request would drown the others.
 _MAX_TEXT = 8192
 
@@ -101,12 +104,21 @@ def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     _log_uncaught(args.exc_type, error, args.exc_traceback)
 
 
+def _log_unraisable(args: "sys.UnraisableHookArgs") -> None:
+    error = args.exc_value or args.exc_type()
+    what = fields(where=repr(args.object), what=args.err_msg or "")
+    info = (args.exc_type, error, args.exc_traceback)
+    logging.getLogger("gcs").error("exception ignored", exc_info=info, extra=what)
+
+
 def configure(level: str, file: str = "") -> None:
     """Send every record, warning and uncaught exception as a JSON line to stderr, or a file.
 
-    A file is emptied first. When it can't be opened stderr is used, and that is said.
+    A file is emptied first. When it can't be opened stderr is used, and that is said. Whatever
+    else prints to stderr from here on prints into the kernel's log, if that is possible.
     """
-    descriptor, why_not = _descriptor(file)
+    stderr = _take_stderr()
+    descriptor, why_not = _descriptor(file, stderr)
     handler = LineWriter(descriptor, _lost)
     handler.setFormatter(_JsonLines())
     logging.basicConfig(level=LEVELS[level], handlers=[handler])
@@ -116,6 +128,7 @@ def configure(level: str, file: str = "") -> None:
     logging.raiseExceptions = False
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+    sys.unraisablehook = _log_unraisable
     if why_not is not None:
         logging.getLogger("gcs").error("no log file", extra=fields(error=why_not))
 
@@ -126,13 +139,27 @@ def flush() -> None:
         handler.flush()
 
 
-def _descriptor(file: str) -> tuple[int, OSError | None]:
+def _take_stderr() -> int:
+    """Return stderr under another number, and give the old one to the kernel's log."""
+    try:
+        kernel = os.open(_KERNEL_LOG, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return _STDERR
+    try:
+        own = os.dup(_STDERR)
+        os.dup2(kernel, _STDERR)
+        return own
+    finally:
+        os.close(kernel)
+
+
+def _descriptor(file: str, stderr: int) -> tuple[int, OSError | None]:
     if not file:
-        return _STDERR, None
+        return stderr, None
     try:
         return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        return _STDERR, error if isinstance(error, OSError) else OSError(str(error))
+        return stderr, error if isinstance(error, OSError) else OSError(str(error))
 
 
 def _lost(count: int) -> str:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -153,6 +154,10 @@ warnings.warn("a warning\\nof two lines")
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
+class Odd:
+    def __del__(self):
+        raise ValueError("nobody can catch this")
+Odd()
 raise RuntimeError("the end\\udcff")
 """
 
@@ -174,11 +179,36 @@ def test_all_that_a_program_says_is_json(tmp_path: Path) -> None:
         "info",
         "warning",
         "fatal",
+        "error",
         "fatal",
     ]
     assert "two lines" in str(records[2]["msg"])
     assert "ZeroDivisionError" in str(records[3]["stack"])
-    assert "the end\\udcff" in str(records[4]["stack"])
+    assert "nobody can catch this" in str(records[4]["stack"])
+    assert "__del__" in str(records[4]["where"])
+    assert "the end\\udcff" in str(records[5]["stack"])
+
+
+def test_what_is_no_record_goes_to_the_kernel_s_log(tmp_path: Path) -> None:
+    """What the interpreter and C libraries print, whose last words are no JSON."""
+    kernel, program = tmp_path / "kmsg", tmp_path / "program.py"
+    kernel.write_bytes(b"")
+    program.write_text(
+        "import ctypes, logging, os, sys\n"
+        "from gcs.guest import log\n"
+        f"log._KERNEL_LOG = {str(kernel)!r}\n"
+        'log.configure("debug")\n'
+        'logging.getLogger("gcs").info("a record")\n'
+        'print("a line", file=sys.stderr, flush=True)\n'
+        "ctypes.pythonapi.Py_FatalError(b'the end')\n"
+    )
+    result = subprocess.run([sys.executable, str(program)], capture_output=True, check=False)
+    assert result.returncode == -signal.SIGABRT
+    printed = kernel.read_text()
+    assert printed.startswith("a line\n")
+    assert "Fatal Python error" in printed
+    records = [json.loads(line) for line in result.stderr.splitlines()]
+    assert {record["msg"] for record in records} <= {"a record"}
 
 
 @pytest.mark.parametrize("level", sorted(log.LEVELS))
