@@ -230,3 +230,22 @@ async def test_without_descriptors_no_process_is_lost(
         assert await succeeds(start())
 
     await play(tmp_path, scenario, "-runtime", runtime, before=FEW)
+
+
+@RUNTIMES
+async def test_an_id_may_be_as_long_as_a_name(tmp_path: Path, runtime: str) -> None:
+    """Of a container with a terminal, and of an exec with one: sockets have short paths."""
+    container_id = "c" * 200
+
+    async def scenario(host: AgentHost, client: Client) -> None:
+        await host.create(client, container_id, "sh", "-c", "tty; read x", terminal=True)
+        streams = Streams(holds_stdin=True)
+        pid = await host.execute(client, container_id, streams)
+        await streams.has_printed(b"/dev/")
+        inside = in_container("tty", terminal=True, user={"uid": 0, "gid": 0})
+        assert await said(host, client, container_id, inside) == ["/dev/pts/1"]
+        await client.call(SignalProcess(container_id=container_id, process_id=pid))
+        await wait(client, container_id, pid)
+        await client.call(DeleteContainerState(container_id=container_id))
+
+    await play(tmp_path, scenario, "-runtime", runtime)

@@ -595,7 +595,7 @@ async def test_devices_are_those_of_the_vm(
 
 @RUNTIMES
 async def test_the_vm_s_network_is_used_by_the_whole_pod(tmp_path: Path, runtime: str) -> None:
-    """If its sandbox asks for it: the workload's own wish does not count."""
+    """If its sandbox asks for it; a workload's own wish counts nothing, a lone one's does."""
 
     async def scenario(host: AgentHost, client: Client) -> None:
         vm = (await in_vm(host, client, "readlink", "/proc/self/ns/net")).strip()
@@ -611,6 +611,12 @@ async def test_the_vm_s_network_is_used_by_the_whole_pod(tmp_path: Path, runtime
                 assert (found["net"] == vm) is (wish == "true")
             await remove(client, "w", workload)
             await remove(client, "p", sandbox)
+            spec = host.spec("sleep", "1000")
+            spec["annotations"] = {annotations.HOST_NETWORK: wish}
+            alone = await start(host, client, "s", spec)
+            found = await namespaces(host, client, alone)
+            assert (found["net"] == vm) is (wish == "true")
+            await remove(client, "s", alone)
 
     await play(tmp_path, scenario, "-runtime", runtime)
 

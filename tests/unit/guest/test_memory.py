@@ -6,9 +6,21 @@ import pytest
 import trio
 import trio.testing
 
-from gcs.guest import memory
+from gcs.guest import dispatch, memory
+from gcs.guest.agent import Agent
 from gcs.guest.memory import PodMemory, reserve_of
+from gcs.guest.reaper import Children
+from gcs.guest.runc import Runc
+from gcs.guest.transport import UnixTransport
 from gcs.linux import cgroup
+from gcs.wire.messages import ModifySettings
+from gcs.wire.resource import (
+    ModificationRequest,
+    PodCgroupMemoryLimit,
+    RequestType,
+    ResourceType,
+)
+from gcs.wire.schema import NULL_CONTAINER_ID
 from tests.support.cgroups import MIB
 
 
@@ -68,6 +80,25 @@ async def test_the_limit_is_written_when_it_changes_and_only_then(
     await limit.refresh()
     assert (pods / "memory.max").read_text() == str(456 * MIB)
     assert limit.limit == 456 * MIB
+
+
+async def test_a_host_that_has_changed_the_memory_says_so(
+    pods: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PodCgroupMemoryLimit does not wait for the next look."""
+    children = Children()
+    agent = Agent(UnixTransport(Path("/nowhere")), children, Runc(children), nursery)
+    await agent.pod_memory.refresh()
+    monkeypatch.setattr(memory, "total", lambda: 1024 * MIB)
+    change = ModificationRequest(
+        request_type=RequestType.UPDATE,
+        resource_type=ResourceType.POD_CGROUP_MEMORY_LIMIT,
+        settings=PodCgroupMemoryLimit(),
+    )
+    await dispatch.dispatch(
+        agent, ModifySettings(container_id=NULL_CONTAINER_ID, request=change)
+    )
+    assert (pods / "memory.max").read_text() == str(949 * MIB)
 
 
 async def test_a_reserve_of_all_memory_is_said_and_half_is_kept(
