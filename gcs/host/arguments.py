@@ -7,10 +7,11 @@ import re
 from gcs.errors import InvalidArgumentError
 from gcs.host import volumes
 from gcs.host.image_arguments import add_images
-from gcs.host.network import parse_published
+from gcs.host.network import parse_tap
 from gcs.host.observe_arguments import add_mounts, add_stats
+from gcs.host.publish import parse_published
 from gcs.host.signals import signal_number
-from gcs.wire.control import NetworkMode, Volume
+from gcs.wire.control import NetworkMode, Tap, Volume
 
 __all__ = ["DEFAULT_MEMORY_MIB", "default_cpus", "parser"]
 
@@ -106,9 +107,11 @@ def _add_network_options(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "--network",
-        choices=[str(mode) for mode in NetworkMode],
+        type=_network,
         metavar="NETWORK",
-        help="user (QEMU's, without privileges) or none (default: none, user with -p)",
+        help="user (QEMU's, without privileges), none, or a tap device that is there: "
+        "tap:NAME[,address=IP/PREFIX][,gateway=IP][,dns=IP], without an address by DHCP "
+        "(default: none, user with -p)",
     )
     run.add_argument(
         *("-p", "--publish"),
@@ -239,6 +242,18 @@ def _signal(text: str) -> int:
         return signal_number(text)
     except InvalidArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _network(text: str) -> NetworkMode | Tap:
+    kind, colon, rest = text.partition(":")
+    try:
+        if kind == NetworkMode.TAP and colon:
+            return parse_tap(rest)
+    except InvalidArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if text not in (NetworkMode.USER, NetworkMode.NONE):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected user, none or tap:NAME")
+    return NetworkMode(text)
 
 
 def _published(text: str) -> str:

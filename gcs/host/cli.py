@@ -41,6 +41,7 @@ from gcs.wire.control import (
     NetworkMode,
     Run,
     ServiceState,
+    Tap,
     VmOptions,
 )
 
@@ -149,6 +150,7 @@ def _run_request(options: argparse.Namespace, *, is_joining: bool) -> Run:
     cache = default_cache_dir()
     image = named_image(options.image, cache)
     height, width = size() if options.terminal else (0, 0)
+    network, tap = _network(options)
     return Run(
         vm=None if is_joining else _vm_options(options),
         pod=options.pod or "",
@@ -159,7 +161,8 @@ def _run_request(options: argparse.Namespace, *, is_joining: bool) -> Run:
         environment=tuple(options.environment),
         name=options.name or "",
         hostname=options.hostname,
-        network=_network(options),
+        network=network,
+        tap=tap,
         ports=tuple(options.ports),
         volumes=volumes.check(options.volumes),
         terminal=options.terminal,
@@ -192,13 +195,17 @@ def _refuse_options_of_vm(options: argparse.Namespace) -> None:
         )
 
 
-def _network(options: argparse.Namespace) -> NetworkMode:
-    """Return what was asked for; a published port needs a network."""
-    if options.network == NetworkMode.NONE and options.ports:
-        raise InvalidArgumentError(f"-p {options.ports[0]}: --network none has no ports")
-    if options.network:
-        return NetworkMode(options.network)
-    return NetworkMode.USER if options.ports else NetworkMode.NONE
+def _network(options: argparse.Namespace) -> tuple[NetworkMode, Tap | None]:
+    """Return what was asked for; a published port needs the user network."""
+    wanted = options.network
+    if wanted is None:
+        return NetworkMode.USER if options.ports else NetworkMode.NONE, None
+    if options.ports and wanted is not NetworkMode.USER:
+        name = "none" if wanted is NetworkMode.NONE else "tap"
+        raise InvalidArgumentError(f"-p {options.ports[0]}: --network {name} has no such ports")
+    if isinstance(wanted, Tap):
+        return NetworkMode.TAP, wanted
+    return wanted, None
 
 
 def _vm_options(options: argparse.Namespace) -> VmOptions:

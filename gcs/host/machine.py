@@ -5,7 +5,7 @@ the network; and in a pod the sandbox. Containers come and go while `Machine.ser
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from gcs.host.layer_mounts import LayerMounts
 from gcs.host.outcome import Outcome
 from gcs.host.packs import device_count
 from gcs.host.pod import Sandbox, open_sandbox
+from gcs.host.publish import Published, open_relays, parse_published
 from gcs.host.qemu import VmConfig
 from gcs.host.scratch import open_scratch
 from gcs.host.state import StateFolder
@@ -81,7 +82,7 @@ class Machine:
     @property
     def has_network(self) -> bool:
         """Tell whether its containers have more than loopback."""
-        return self._run.network is NetworkMode.USER
+        return self._run.network is not NetworkMode.NONE
 
     async def serve(self, steps: Steps, is_vacant: Outcome[bool]) -> None:
         """Boot, and be there for containers until the last one has gone.
@@ -97,11 +98,12 @@ class Machine:
         async with (
             open_bridge(stream) as client,
             open_volumes(self.vm, client, self.folder) as volumes,
+            open_relays([parse_published(one) for one in self._run.ports]) as forwards,
             open_background() as nursery,
         ):
             nursery.start_soon(self.exits.read, client.notifications)
             self.storage.succeed(Storage(LayerMounts(self.vm, client), volumes))
-            await self._furnish(client, steps)
+            await self._furnish(client, forwards, steps)
             self.is_furnished.set()
             if await self._wait_until(is_vacant):
                 await self._clear(client)
@@ -116,14 +118,15 @@ class Machine:
                 await self.vm.start()
                 return await accept_bridge(listener)
 
-    async def _furnish(self, client: Client, steps: Steps) -> None:
+    async def _furnish(
+        self, client: Client, forwards: Sequence[Published], steps: Steps
+    ) -> None:
         """Make what containers share: the scratch disk, the network, and a pod's sandbox."""
 
         async def connect() -> None:
             if self.has_network:
                 async with steps.step("connect the network"):
-                    ports = map(network.parse_published, self._run.ports)
-                    await network.connect(self.vm, client, self.home, ports)
+                    await self._connect(client, forwards)
 
         await together(partial(mount_scratch, self.vm, client), connect)
         if self.is_shared:
@@ -133,6 +136,13 @@ class Machine:
                     hostname=self._run.hostname or self._run.pod,
                     has_network=self.has_network,
                 )
+
+    async def _connect(self, client: Client, forwards: Sequence[Published]) -> None:
+        if self._run.tap is not None:
+            await network.connect_tap(self.vm, client, self.home, self._run.tap)
+            return
+        is_wanted = network.has_ipv6_route()
+        await network.connect(self.vm, client, self.home, forwards, ipv6_route=is_wanted)
 
     async def _wait_until(self, is_vacant: Outcome[bool]) -> bool:
         """Return what it is set to."""
@@ -179,7 +189,7 @@ async def open_machine(
         options,
         folder.path.parent / ".probe",
         pmem_ports=max(ports, _POD_PORTS) if run.pod else ports,
-        nic_ports=1 if run.network is NetworkMode.USER else 0,
+        nic_ports=0 if run.network is NetworkMode.NONE else 1,
     )
     with Leases() as leases, open_scratch() as scratch_fd:
         async with open_vm(

@@ -54,6 +54,7 @@ __all__ = [
     "Signal",
     "Stop",
     "StreamName",
+    "Tap",
     "VmOptions",
     "Volume",
     "Wait",
@@ -106,6 +107,18 @@ class NetworkMode(StrEnum):
     NONE = "none"
     #: QEMU's own, out of this machine as its user
     USER = "user"
+    #: a tap device of this machine
+    TAP = "tap"
+
+
+class Tap(Message, frozen=True, forbid_unknown_fields=True):
+    """A tap device, and what a container is called at the other end of it."""
+
+    device: str
+    #: IP/PREFIX; none: by DHCP
+    addresses: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    name_servers: tuple[str, ...] = ()
 
 
 class CacheMode(StrEnum):
@@ -206,6 +219,8 @@ class Run(Request[RunReply], frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hostname: str = ""
     #: of the VM, as the ports are
     network: NetworkMode = NetworkMode.NONE
+    #: which, when it is one
+    tap: Tap | None = None
     #: [IP:]PORT:CONTAINER-PORT[/udp]
     ports: tuple[str, ...] = ()
     volumes: tuple[Volume, ...] = ()

@@ -18,7 +18,7 @@ import trio
 from gcs.host import network
 from gcs.host.bridge import modify
 from gcs.host.container import Container, rootfs_path
-from gcs.host.network import Published
+from gcs.host.publish import Published
 from gcs.host.spec import Command, User, runtime_spec
 from gcs.wire.control import StreamName
 from gcs.wire.resource import (

@@ -63,8 +63,10 @@ def test_a_container_with_a_network_leaves_nothing_of_it(stage: Stage) -> None:
     ("options", "words"),
     [
         (("-p", "80"), b"'80': expected [IP:]PORT:CONTAINER-PORT[/udp]"),
-        (("--network", "none", "-p", "80:80"), b"--network none has no ports"),
-        (("--network", "host"), b"invalid choice: 'host'"),
+        (("--network", "none", "-p", "80:80"), b"--network none has no such ports"),
+        (("--network", "tap:t0", "-p", "80:80"), b"--network tap has no such ports"),
+        (("--network", "tap:no-such-tap"), b"tap no-such-tap: no such device"),
+        (("--network", "host"), b"'host': expected user, none or tap:NAME"),
     ],
 )
 def test_a_network_that_can_not_be_is_refused_at_once(
