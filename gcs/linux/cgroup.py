@@ -72,16 +72,30 @@ def kill(cgroup: str) -> None:
             raise
 
 
+#: More than any file of a cgroup but those that grow with processes or devices.
+_READ_SIZE = 16 * 1024
+
+
 def read(cgroup: str, name: str) -> str:
-    """Return the text of one of its files; empty when there is none, or it has gone."""
+    """Return the text of one of its files; empty when there is none, or it has gone.
+
+    Statistics are twenty of these: by the plain calls they take a third of the time.
+    """
     try:
-        return (folder(cgroup) / name).read_text()
+        descriptor = os.open(f"{ROOT}/{cgroup.lstrip('/')}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts = []
+            while part := os.read(descriptor, _READ_SIZE):
+                parts.append(part)
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         return ""
     except OSError as error:
         if error.errno == errno.ENODEV:  # the cgroup was removed while it was read
             return ""
         raise
+    return b"".join(parts).decode()
 
 
 def create(cgroup: str) -> None:

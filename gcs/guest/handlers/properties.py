@@ -1,8 +1,8 @@
 """GetProperties, of containers and of the VM itself.
 
-Everything is read in threads that nothing else uses, and a read that takes too long is given
-up: it changes nothing, and a kernel that is slow to count must keep no container from being
-killed, and no other property from being read.
+What the kernel has to count first is read in threads that nothing else uses, and a read that
+takes too long is given up: it changes nothing, and a kernel that is slow to count must keep no
+container from being killed, and no other property from being read.
 """
 
 import os
@@ -63,15 +63,15 @@ async def _of_container(container: Container, wanted: frozenset[str]) -> Propert
 async def _of_vm(agent: Agent, wanted: frozenset[str]) -> Properties:
     read, limit = agent.reads.run, agent.pod_memory.limit or 0
     listed: tuple[ProcessDetails, ...] = ()
-    metrics = memory = None
+    metrics = None
     if PropertyType.PROCESS_LIST in wanted:
         listed = await read(PropertyType.PROCESS_LIST, lambda: _bounded(procfs.processes()))
     if PropertyType.STATISTICS in wanted:
         metrics = await read(
             PropertyType.STATISTICS, lambda: statistics.metrics("/", os.getpid())
         )
-    if PropertyType.MEMORY in wanted:
-        memory = await read(PropertyType.MEMORY, lambda: _memory(limit))
+    # These two are counters that the kernel has at hand: a thread would cost more than they do.
+    memory = _memory(limit) if PropertyType.MEMORY in wanted else None
     load = _load() if PropertyType.LOAD in wanted else None
     return Properties(process_list=listed, lcow_metrics=metrics, memory=memory, load=load)
 

@@ -82,3 +82,19 @@ def test_interfaces_are_read_whatever_their_names(tmp_path: Path) -> None:
         procfs.Interface("\ufffd", (1, 2, 3, 4), (9, 10, 11, 12)),
     )
     assert procfs.interfaces(8, tmp_path) == ()
+
+
+def test_memory_is_told_in_bytes_and_free_can_be_got(tmp_path: Path) -> None:
+    """What the kernel counts in KiB; its slabs that can be reclaimed are caches as well."""
+    names = ("MemTotal", "MemFree", "MemAvailable", "Cached", "SwapTotal", "SwapFree")
+    lines = [f"{name}:   {number} kB" for number, name in enumerate(names, 1)]
+    lines += ["SReclaimable:  10 kB", "HugePages_Total:   0", "Hugepagesize:   2048 kB"]
+    (tmp_path / "meminfo").write_text("\n".join(lines) + "\n")
+    assert procfs.memory(tmp_path) == procfs.Memory(
+        total=1024,
+        free=2048,
+        available=3072,
+        cached=(4 + 10) * 1024,
+        swap_total=5 * 1024,
+        swap_free=6 * 1024,
+    )
