@@ -59,6 +59,13 @@ class Replay:
             self._open = undo.pop_all()
         #: how many of the bytes that are remembered were not moved yet, and come next
         self._ahead = 0
+        #: how many are remembered
+        self._held = 0
+
+    @property
+    def is_ahead(self) -> bool:
+        """Tell whether the next bytes are known to be there, so that only the sink matters."""
+        return self._ahead > 0
 
     def splice(self, source: int, sink: int) -> int:
         """Move some bytes and return their number, 0 at the end. Raises OSError."""
@@ -71,15 +78,24 @@ class Replay:
         return moved
 
     def _remember(self, source: int) -> int:
+        # A busy stream fills whole pages: making place before it is missed saves three calls.
+        if self._held > REPLAY_BYTES - _CHUNK:
+            self._drop(self._held - (REPLAY_BYTES - _CHUNK))
         while True:
             try:
-                return syscall.tee(source, self._writer, _CHUNK, abi.SPLICE_F_NONBLOCK)
+                copied = syscall.tee(source, self._writer, _CHUNK, abi.SPLICE_F_NONBLOCK)
             except BlockingIOError:
                 # The source is empty, or there is no place for more: then this is said even at
                 # the source's end.
                 if not _is_ready(source) or not waiting(self._reader):
                     raise
-            os.splice(self._reader, self._null, REPLAY_BYTES // 2, flags=_FLAGS)
+                self._drop(REPLAY_BYTES // 2)
+            else:
+                self._held += copied
+                return copied
+
+    def _drop(self, count: int) -> None:
+        self._held -= os.splice(self._reader, self._null, count, flags=_FLAGS)
 
     def recent(self) -> bytes:
         """Return the newest bytes that were moved."""
@@ -88,6 +104,7 @@ class Replay:
             while True:
                 found += os.read(self._reader, REPLAY_BYTES)
         os.write(self._writer, found)
+        self._held = len(found)
         return bytes(found[: len(found) - self._ahead])
 
     def close(self) -> None:

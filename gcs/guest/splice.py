@@ -104,7 +104,10 @@ def _move_busy(
         try:
             moved = _splice(source, sink, replay)
         except BlockingIOError:
-            if not readable.poll(_THREAD_WAIT_MS) or not writable.poll(_THREAD_WAIT_MS):
+            is_there = replay is not None and replay.is_ahead
+            if not is_there and not readable.poll(_THREAD_WAIT_MS):
+                return None
+            if not writable.poll(_THREAD_WAIT_MS):
                 return None
             continue
         if isinstance(moved, End):
