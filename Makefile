@@ -44,7 +44,7 @@ check: venv ## lint, types, unit and property tests: no root, no VM
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest tests/unit tests/property
+	$(BIN)/pytest -n logical --dist worksteal tests/unit tests/property
 
 .PHONY: test-fuzz
 test-fuzz: venv ## fuzz both decoders for less than a minute
