@@ -10,7 +10,6 @@ two. Locks are `layer_cache`'s.
 """
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -229,7 +228,7 @@ async def store(image: Image, name: str, source: Path, cache: Path) -> Record:
     seal = _Sealed(sha256=hashlib.sha256(content).hexdigest(), record=msgspec.Raw(content))
     async with layer_cache.locked(cache, exclusively=True):
         path.parent.mkdir(exist_ok=True)
-        _write(path, msgspec.json.encode(seal))
+        layer_cache.write(path, msgspec.json.encode(seal))
     return record
 
 
@@ -245,17 +244,6 @@ def _stored(layer: Layer, cache: Path) -> StoredLayer:
         size=file.stat().st_size,
         sha256=sums_of(file).read_text().partition(" ")[0],
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and to disk; its draft is protected by the lock."""
-    draft = layer_cache.temporary_of(path)
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-    layer_cache.sync_folder(path.parent)
 
 
 async def remove(cache: Path, name: str) -> None:

@@ -34,7 +34,7 @@ import trio
 
 from gcs.errors import DeadlineError
 
-__all__ = ["Leases", "claim", "locked", "publish", "sweep", "sync_folder", "temporary_of"]
+__all__ = ["Leases", "claim", "locked", "publish", "sweep", "temporary_of", "write"]
 
 #: How long to wait for another process that makes the same file: what a layer can unpack to, at
 #: a slow disk's 40 MB/s, takes 14 minutes.
@@ -46,6 +46,8 @@ LEASE_DEADLINE_S = 30.0
 CACHE_DEADLINE_S = 120.0
 
 _BUFFER = 1 << 20
+#: Of what is in place: nobody has to write to it any more.
+_MODE = 0o444
 
 
 class _Lock(Enum):
@@ -199,22 +201,29 @@ def _try_claim(target: Path) -> io.BufferedRandom | None:
 def publish(file: io.BufferedRandom, target: Path, note: Path, text: str) -> None:
     """Give a claimed file its name, after the note that describes it; both go to disk first."""
     file.flush()
-    os.fchmod(file.fileno(), 0o444)
     os.fsync(file.fileno())
-    with ExitStack() as undo:
-        draft = temporary_of(note)
-        undo.callback(draft.unlink, missing_ok=True)
-        with draft.open("w") as written:
-            written.write(text)
-            os.fchmod(written.fileno(), 0o444)
-            written.flush()
-            os.fsync(written.fileno())
-        draft.rename(note)
+    write(note, text.encode())
     temporary_of(target).rename(target)
-    sync_folder(target.parent)
+    # Not before: who dies between would leave a temporary file that no user can claim.
+    os.fchmod(file.fileno(), _MODE)
+    _sync_folder(target.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a small file whole or not at all, and to disk; the caller keeps others from it."""
+    draft = temporary_of(path)
+    with ExitStack() as undo:
+        undo.callback(draft.unlink, missing_ok=True)
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            draft.rename(path)
+            os.fchmod(file.fileno(), _MODE)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
     """Bring the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
