@@ -78,12 +78,20 @@ def _sharing(report: Report) -> Chart:
     rows = []
     for number in range(len(report.values["shared, memory"])):
         for kind in ("shared", "copied"):
-            ram, layers = (report.values[f"{kind}, {w}"][number] for w in ("memory", "layers"))
             label = f"{number + 1} VM{'s' * (number > 0)}, layers {kind}"
-            rows.append(Row(label, {"guests' memory": ram, "pages of layers": layers}))
+            segments = {
+                title: report.values[f"{kind}, {part}"][number]
+                for title, part in _SHARING_PARTS.items()
+            }
+            rows.append(Row(label, segments))
     return Chart(_TITLES["page-sharing"], report.machine.line(), "MiB (Pss)", rows)
 
 
+_SHARING_PARTS: Mapping[str, str] = {
+    "guests' memory": "memory",
+    "pages of layers": "layers",
+    "QEMU and helpers": "QEMU",
+}
 _TITLES: Mapping[str, str] = {
     "boot": "QEMU's start to the agent's connection",
     "memory": "Resident memory of the agent",

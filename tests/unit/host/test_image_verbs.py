@@ -2,13 +2,17 @@
 
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from gcs.host.cli import main
+from tests.support.cache_worker import NAME
 from tests.support.oci import layer_tar, member, write_layout
 from tests.support.stage import Stage, make_stage
 
@@ -138,6 +142,36 @@ def test_rm_goes_on_after_what_is_not_there(stage: Stage) -> None:
     words = said(stage, "images", "rm", "nobody", "image", status=1)
     assert words == "image\ngcsctl: image nobody: not imported\n"
     assert said(stage, "images", "ls", "-q") == ""
+
+
+ACTIONS = ("import", "rm", "prune", "prune")
+
+
+def loop(ending: ExitStack, cache: Path, image: Path, action: str) -> "subprocess.Popen[bytes]":
+    """Start a process that does something again and again, and wait until it has done it."""
+    words = [sys.executable, "-m", "tests.support.cache_worker", "loop", str(cache)]
+    process = subprocess.Popen([*words, str(image), action], stdout=subprocess.PIPE)
+    ending.enter_context(process)
+    ending.callback(process.kill)
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{action}\n".encode()
+    return process
+
+
+def test_runs_beside_imports_removals_and_prunes_find_their_layers(stage: Stage) -> None:
+    """By path always; by name unless the image is gone at that moment, which is said."""
+    cache = Path(stage.environment["XDG_CACHE_HOME"]) / "gcs" / "layers"
+    with ExitStack() as ending:
+        workers = [loop(ending, cache, stage.image, each) for each in ACTIONS]
+        for image in (str(stage.image), NAME, NAME, str(stage.image)):
+            done = stage.run("run", image, "echo", "whole")
+            if image == NAME and done.returncode == 125:
+                assert re.search(b"no imported image|nyan: not imported", done.stderr)
+            else:
+                assert (done.returncode, done.stdout, done.stderr) == (0, b"whole\n", b"")
+        assert [worker.poll() for worker in workers] == [None] * len(workers)
+    said(stage, "images", "prune")
+    assert said(stage, "images", "check").endswith(" 0 packs\n")
 
 
 @pytest.mark.parametrize(
