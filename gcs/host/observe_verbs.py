@@ -1,12 +1,12 @@
 """`gcsctl mounts` and `gcsctl stats`: what is asked of services, and what is said of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from gcs.errors import CallError, DisconnectedError, Hresult
+from gcs.errors import CallError, DisconnectedError, GcsError, Hresult
 from gcs.host.background import together
 from gcs.host.connect import connect
 from gcs.host.containers import Known
@@ -14,10 +14,10 @@ from gcs.host.deadline import deadline
 from gcs.host.display import show_table, size_text, write_line
 from gcs.host.footprint import Footprint, footprint, summed
 from gcs.host.state import recorded_pids
-from gcs.wire.control import ListMounts, Measure, MeasureReply
+from gcs.wire.control import ListMounts, ListMountsReply, Measure, MeasureReply
 from gcs.wire.extensions import MountReport
 
-__all__ = ["show_mounts", "show_stats"]
+__all__ = ["all_mounts", "show_mounts", "show_stats"]
 
 #: A guest has a minute for each of the few questions that a service asks it for us.
 _ANSWER_S = 200.0
@@ -31,6 +31,8 @@ _NOT_NOW = frozenset(
 
 # -- mounts ------------------------------------------------------------------------------------
 
+#: 128 layers and a root for each of a hundred containers.
+_MOST_MOUNTS = 16_384
 _MOUNT_COLUMNS = ("PATH", "KIND", "SOURCE", "TYPE", "DAX", "CACHE", "OPTIONS", "USERS")
 
 
@@ -46,16 +48,33 @@ async def show_mounts(known: Known, *, is_json: bool) -> int:
 
 
 async def _mounts(known: Known) -> Sequence[MountReport]:
-    found: list[MountReport] = []
     with deadline(_ANSWER_S, f"container {known.shown}: what is mounted"):
         async with connect(known.vm_folder) as service:
-            while True:
-                after = found[-1].mount_path if found else ""
+
+            async def ask(after: str) -> ListMountsReply:
                 request = ListMounts(container_id=known.container_id, after=after)
-                reply = await service.client.call(request)
-                found += reply.mounts
-                if not (reply.is_partial and reply.mounts):
-                    return found
+                return await service.client.call(request)
+
+            return await all_mounts(ask)
+
+
+async def all_mounts(
+    ask: Callable[[str], Awaitable[ListMountsReply]],
+) -> Sequence[MountReport]:
+    """Ask for what is mounted, part by part, until there is no more.
+
+    Raises GcsError when a guest does not get on, or to an end: it is not to be believed.
+    """
+    found: list[MountReport] = []
+    while True:
+        after = found[-1].mount_path if found else ""
+        reply = await ask(after)
+        paths = [after, *(each.mount_path for each in reply.mounts)]
+        if paths != sorted(set(paths)) or len(found) > _MOST_MOUNTS:
+            raise GcsError(f"mounts: the guest's table has no end after {after!r}")
+        found += reply.mounts
+        if not (reply.is_partial and reply.mounts):
+            return found
 
 
 def _mount_cells(each: MountReport) -> Sequence[str]:
@@ -174,7 +193,7 @@ def _container_stats(known: Known, reply: MeasureReply) -> _ContainerStats:
 
 def _vm_cells(vm: _VmStats) -> Sequence[str]:
     names = (each.name or each.container_id[:_SHORT] for each in vm.containers)
-    used = size_text(vm.total_bytes - vm.available_bytes)
+    used = size_text(max(vm.total_bytes - vm.available_bytes, 0))
     return (
         *(vm.vm, " ".join(names), f"{used} / {size_text(vm.total_bytes)}"),
         *_sizes(vm.host),

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from gcs.errors import GcsError
+from gcs.host.observe_verbs import all_mounts
+from gcs.wire.control import ListMountsReply
+from gcs.wire.extensions import MountReport
 from tests.support.stage import Stage, make_stage
 
 #: Each starts several programs, one after the other.
@@ -82,3 +86,27 @@ def test_what_has_ended_is_left_out_or_refused(stage: Stage) -> None:
     assert said(stage, "mounts", "over", status=1) == sentence
     assert json.loads(said(stage, "stats", "--json"))["Vms"] == []
     assert said(stage, "stats", "nobody", status=1) == "gcsctl: no such container: nobody\n"
+
+
+def test_the_containers_of_a_pod_are_in_one_vm(stage: Stage) -> None:
+    """It counts once, with both of them."""
+    for name in ("one", "two"):
+        words = ("run", "-d", "--pod", "web", "--name", name, str(stage.image), "sleep", "300")
+        said(stage, *words)
+    (vm,) = json.loads(said(stage, "stats", "--json"))["Vms"]
+    assert sorted(each["Name"] for each in vm["Containers"]) == ["one", "two"]
+    assert said(stage, "mounts", "two") == said(stage, "mounts", "one")
+
+
+@pytest.mark.parametrize("step", [0, -1, 1], ids=["again", "back", "on without end"])
+async def test_a_table_of_mounts_without_end_is_an_error(step: int) -> None:
+    """A guest that tells the same again, goes back, or never ends is given up."""
+
+    async def ask(after: str) -> ListMountsReply:
+        number = 1_000_000 + 5 if not after else int(after) + 100 * step
+        paths = range(number, number + 100)
+        mounts = tuple(MountReport(mount_path=str(path)) for path in paths)
+        return ListMountsReply(mounts=mounts, is_partial=True)
+
+    with pytest.raises(GcsError, match="the guest's table has no end after"):
+        await all_mounts(ask)
