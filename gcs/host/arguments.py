@@ -5,13 +5,14 @@ import os
 import re
 
 from gcs.errors import InvalidArgumentError
-from gcs.host import volumes
+from gcs.host import scratch, volumes
 from gcs.host.image_arguments import add_images
 from gcs.host.network import parse_tap
 from gcs.host.observe_arguments import add_mounts, add_stats
 from gcs.host.publish import parse_published
 from gcs.host.signals import signal_number
-from gcs.wire.control import NetworkMode, Tap, Volume
+from gcs.wire.container_storage import Scratch, Volume
+from gcs.wire.control import NetworkMode, Tap
 
 __all__ = ["DEFAULT_MEMORY_MIB", "default_cpus", "parser"]
 
@@ -134,6 +135,13 @@ def _add_storage_options(run: argparse.ArgumentParser) -> None:
         metavar="HOST:CONTAINER[:ro][:cache=MODE]",
         help="let it have a folder of this machine; both sides see each other's changes at "
         "once, unless it is cached: readahead, mmap or loose (docs/volumes.md)",
+    )
+    run.add_argument(
+        "--scratch",
+        type=_scratch,
+        metavar="KIND[,size=SIZE][,path=FILE]",
+        help="what it writes its root to: scsi (a disk; the default), tmpfs (its memory) or "
+        "pmem (persistent memory); FILE keeps it",
     )
 
 
@@ -266,6 +274,13 @@ def _published(text: str) -> str:
 def _volume(text: str) -> Volume:
     try:
         return volumes.parse(text)
+    except InvalidArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _scratch(text: str) -> Scratch:
+    try:
+        return scratch.parse(text)
     except InvalidArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

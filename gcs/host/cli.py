@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from gcs.errors import CallError, ContainerNotFoundError, GcsError, InvalidArgumentError
-from gcs.host import containers, volumes
+from gcs.host import containers, scratch, volumes
 from gcs.host.arguments import DEFAULT_MEMORY_MIB, default_cpus, parser
 from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
 from gcs.host.attach import Ending
@@ -35,6 +35,7 @@ from gcs.host.observe_verbs import show_mounts, show_stats
 from gcs.host.state import find_pod, remove_stale, root_folder
 from gcs.host.terminal import size
 from gcs.host.vm import find_vhost_vsock
+from gcs.wire.container_storage import Scratch
 from gcs.wire.control import (
     DescribeReply,
     Execute,
@@ -186,6 +187,7 @@ def _refuse_options_of_vm(options: argparse.Namespace) -> None:
         "--network": options.network,
         "-p": options.ports,
         "--hostname": options.hostname,
+        "--scratch": options.scratch,
     }
     given = [name for name, value in of_vm.items() if value]
     if given:
@@ -210,13 +212,24 @@ def _network(options: argparse.Namespace) -> tuple[NetworkMode, Tap | None]:
 
 def _vm_options(options: argparse.Namespace) -> VmOptions:
     program = "" if find_vhost_vsock() else str(find_vsock_program(options.vhost_device_vsock))
+    memory_mib = options.memory or DEFAULT_MEMORY_MIB
     return VmOptions(
         kernel=str(find_kernel(options.kernel)),
         initrd=str(find_initrd(options.initrd)),
         vsock_program=program,
-        memory_mib=options.memory or DEFAULT_MEMORY_MIB,
+        memory_mib=memory_mib,
         cpus=options.cpus or default_cpus(),
+        scratch=_scratch(options, memory_mib),
     )
+
+
+def _scratch(options: argparse.Namespace, memory_mib: int) -> Scratch:
+    wanted: Scratch = options.scratch or Scratch()
+    if wanted.path and options.pod:
+        raise InvalidArgumentError(
+            f"scratch {wanted.path}: a pod's can't be kept, as several containers write to it"
+        )
+    return scratch.check(wanted, memory_mib)
 
 
 async def _execute(options: argparse.Namespace) -> int:

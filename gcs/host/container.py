@@ -1,10 +1,10 @@
 """One container in a utility VM: from the layers on the host to the exit status, and back.
 
 Every step is a call over the bridge and, where a device is needed, one over QMP before it. The
-calls are to be made in this order; `remove` and `unmount_scratch` take things down in reverse.
+calls are to be made in this order; `remove` takes down what `create` has made.
 
-Paths in the guest: layers where `layer_mounts` says, the scratch disk at
-/run/mounts/scsi/0_<lun>_0, the bundle at /run/gcs/c/<cid>.
+Paths in the guest: layers where `layer_mounts` says, what is written where `guest_scratch`
+does, the bundle at /run/gcs/c/<cid>.
 
 Source: PROTOCOL.md.
 """
@@ -19,6 +19,7 @@ from gcs.errors import CallError, GcsError, Hresult, WrongStateError
 from gcs.host.bridge import call, modify
 from gcs.host.client import Client
 from gcs.host.deadline import deadline
+from gcs.host.guest_scratch import GuestScratch
 from gcs.host.process import Process, Streams, start_process
 from gcs.host.vm import Vm
 from gcs.host.vsock import Ports
@@ -31,17 +32,13 @@ __all__ = [
     "CommandRefusedError",
     "Container",
     "bundle_path",
-    "mount_scratch",
     "rootfs_path",
     "run_in_vm",
-    "unmount_scratch",
 ]
 
 #: The exit notification follows the reply to the wait at once.
 _NOTIFICATION_S = 5.0
 _SCHEMA = messages.SchemaVersion(major=2, minor=1)
-_LUN = 0
-_SCRATCH = f"/run/mounts/scsi/0_{_LUN}_0"
 
 #: How the OCI runtimes name the execution of the command in an error: runc `exec: "x": …`, crun
 #: "executable file `x` not found", "exec container process `x`", "open executable: …".
@@ -71,30 +68,6 @@ def rootfs_path(cid: str) -> str:
     return f"{bundle_path(cid)}/rootfs"
 
 
-# -- the scratch disk --------------------------------------------------------------------------
-
-
-async def mount_scratch(vm: Vm, client: Client) -> None:
-    """Plug in the disk that `open_vm` was given, and mount it."""
-    await vm.add_disk(_LUN, "/dev/fdset/1")
-    await modify(client, RequestType.ADD, ResourceType.MAPPED_VIRTUAL_DISK, _scratch_disk())
-
-
-def _scratch_disk() -> resource.MappedVirtualDisk:
-    return resource.MappedVirtualDisk(
-        mount_path=_SCRATCH, lun=_LUN, ensure_filesystem=True, filesystem="ext4"
-    )
-
-
-async def unmount_scratch(vm: Vm, client: Client) -> None:
-    """Unmount it, and unplug it."""
-    kind = ResourceType.MAPPED_VIRTUAL_DISK
-    await modify(client, RequestType.REMOVE, kind, _scratch_disk())
-    disk = resource.ScsiDevice(lun=_LUN)
-    await modify(client, RequestType.REMOVE, ResourceType.SCSI_DEVICE, disk)
-    await vm.remove_disk(_LUN)
-
-
 # -- the container -----------------------------------------------------------------------------
 
 
@@ -107,6 +80,8 @@ class Container:
     cid: str
     #: what the guest says of it unasked; None: all that the bridge has to say
     notifications: trio.MemoryReceiveChannel[Notification] | None = None
+    #: the folder in the guest that takes what it writes; empty: one of its own, on a disk
+    scratch: str = ""
     _init: Process | None = field(default=None, init=False)
 
     @property
@@ -161,7 +136,7 @@ class Container:
             raise _refusal(error) or error from error
 
     def _scratch_path(self) -> str:
-        return f"{_SCRATCH}/scratch/{self.cid}"
+        return self.scratch or GuestScratch(self.vm, self.client).folder(self.cid)
 
     async def start(
         self, ports: Ports, streams: Sequence[StreamName], *, terminal: bool

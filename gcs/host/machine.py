@@ -1,6 +1,6 @@
 """A VM that takes containers: its boot, its bridge, and what its containers have in common.
 
-They share the scratch disk, each with folders of its own; the layers, as `layer_mounts` has it;
+They share the scratch, each with folders of its own; the layers, as `layer_mounts` has it;
 the network; and in a pod the sandbox. Containers come and go while `Machine.serve` runs.
 """
 
@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -19,8 +18,8 @@ from gcs.host.accelerator import probe_kvm
 from gcs.host.background import open_background, together
 from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.client import Client
-from gcs.host.container import mount_scratch, unmount_scratch
 from gcs.host.exits import Exits
+from gcs.host.guest_scratch import GuestScratch
 from gcs.host.layer_cache import Leases
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.outcome import Outcome
@@ -28,12 +27,13 @@ from gcs.host.packs import device_count
 from gcs.host.pod import Sandbox, open_sandbox
 from gcs.host.publish import Published, open_relays, parse_published
 from gcs.host.qemu import VmConfig
-from gcs.host.scratch import open_scratch
+from gcs.host.scratch import open_file
 from gcs.host.state import StateFolder
 from gcs.host.steps import Steps
 from gcs.host.vm import Vm, open_vm
 from gcs.host.volumes import Volumes, open_volumes
 from gcs.host.vsock import BRIDGE_PORT, Ports
+from gcs.wire.container_storage import ScratchKind
 from gcs.wire.control import NetworkMode, Run, VmOptions
 
 __all__ = ["Machine", "Storage", "open_machine"]
@@ -52,6 +52,7 @@ class Storage:
     """What containers get mounted, each its own."""
 
     layers: LayerMounts
+    scratch: GuestScratch
     volumes: Volumes
 
 
@@ -80,6 +81,11 @@ class Machine:
         self._run = run
 
     @property
+    def _options(self) -> VmOptions:
+        assert self._run.vm is not None, "the first container of a VM brings them"
+        return self._run.vm
+
+    @property
     def has_network(self) -> bool:
         """Tell whether its containers have more than loopback."""
         return self._run.network is not NetworkMode.NONE
@@ -102,33 +108,37 @@ class Machine:
             open_background() as nursery,
         ):
             nursery.start_soon(self.exits.read, client.notifications)
-            self.storage.succeed(Storage(LayerMounts(self.vm, client), volumes))
-            await self._furnish(client, forwards, steps)
+            scratch = GuestScratch(self.vm, client, self._options.scratch)
+            self.storage.succeed(Storage(LayerMounts(self.vm, client), scratch, volumes))
+            await self._furnish(client, forwards, scratch, steps)
             self.is_furnished.set()
             if await self._wait_until(is_vacant):
-                await self._clear(client)
+                await self._clear(client, scratch)
 
     async def _boot(self, steps: Steps) -> trio.SocketStream:
-        name, options = "boot the VM", self._run.vm
-        assert options is not None, "the first container of a VM brings them"
+        name = "boot the VM"
         with await self.vm.vsock.listen(BRIDGE_PORT) as listener:
             async with steps.step(name):
-                vsock = "vhost-device-vsock" if options.vsock_program else "vhost-vsock"
+                vsock = "vhost-device-vsock" if self._options.vsock_program else "vhost-vsock"
                 await steps.advance(name, f"{self.vm.config.accelerator}, {vsock}")
                 await self.vm.start()
                 return await accept_bridge(listener)
 
     async def _furnish(
-        self, client: Client, forwards: Sequence[Published], steps: Steps
+        self,
+        client: Client,
+        forwards: Sequence[Published],
+        scratch: GuestScratch,
+        steps: Steps,
     ) -> None:
-        """Make what containers share: the scratch disk, the network, and a pod's sandbox."""
+        """Make what containers share: the scratch, the network, and a pod's sandbox."""
 
         async def connect() -> None:
             if self.has_network:
                 async with steps.step("connect the network"):
                     await self._connect(client, forwards)
 
-        await together(partial(mount_scratch, self.vm, client), connect)
+        await together(scratch.mount, connect)
         if self.is_shared:
             async with steps.step("open the pod"):
                 self.sandbox = await open_sandbox(
@@ -160,11 +170,11 @@ class Machine:
         except GcsError as error:
             is_vacant.fail(error)
 
-    async def _clear(self, client: Client) -> None:
+    async def _clear(self, client: Client, scratch: GuestScratch) -> None:
         """Take down what was made, but for the sandbox, which the VM takes along."""
         if self.has_network:
             await network.disconnect(self.vm, client, self.home)
-        await unmount_scratch(self.vm, client)
+        await scratch.unmount()
 
 
 @asynccontextmanager
@@ -191,7 +201,7 @@ async def open_machine(
         pmem_ports=max(ports, _POD_PORTS) if run.pod else ports,
         nic_ports=0 if run.network is NetworkMode.NONE else 1,
     )
-    with Leases() as leases, open_scratch() as scratch_fd:
+    with Leases() as leases, open_file(options.scratch) as scratch_fd:
         async with open_vm(
             config,
             folder.path,
@@ -214,6 +224,7 @@ async def _configure(
         memory_mib=options.memory_mib,
         cpus=options.cpus,
         pmem_ports=pmem_ports,
+        has_scratch_port=options.scratch.kind is ScratchKind.PMEM,
         nic_ports=nic_ports,
         accelerator="tcg" if why_not else "kvm",
     )

@@ -51,6 +51,8 @@ class VmConfig:
     cpus: int = 2
     #: root ports for layers
     pmem_ports: int = 8
+    #: whether there is one more, for a scratch on persistent memory
+    has_scratch_port: bool = False
     #: root ports for NICs
     nic_ports: int = 0
     #: "kvm" or "tcg"
@@ -80,7 +82,10 @@ class Wiring:
 
 
 def pmem_port(number: int) -> str:
-    """Return the name of the root port for the layer with this DeviceNumber."""
+    """Return the name of the root port for the layer with this DeviceNumber.
+
+    That of a scratch has the number after those of the layers.
+    """
     return f"layer{number}"
 
 
@@ -106,7 +111,7 @@ def qemu_argv(config: VmConfig, wiring: Wiring) -> tuple[str, ...]:
         *("-device", "virtio-rng-pci"),
         *("-device", "virtio-scsi-pci,id=scsi0"),
         *_vsock(wiring),
-        *_ports(config.pmem_ports, pmem_port, _FIRST_PORT_DEVICE, 1),
+        *_ports(config.pmem_ports + config.has_scratch_port, pmem_port, _FIRST_PORT_DEVICE, 1),
         *_ports(config.nic_ports, nic_port, _FIRST_NIC_DEVICE, _FIRST_NIC_SLOT),
         *(() if wiring.scratch_fd is None else ("-add-fd", f"fd={wiring.scratch_fd},set=1")),
         *wiring.extra,

@@ -114,7 +114,10 @@ class Course:
         try:
             storage = await self.machine.storage.get()
             client = storage.layers.client
-            container = Container(self.machine.vm, client, self.cid, notifications)
+            digests = [layer.diff_id for layer in contents[0].image.layers]
+            written = storage.scratch.folder(self.cid, digests)
+            vm = self.machine.vm
+            container = Container(vm, client, self.cid, notifications, written)
             await self._live(container, contents[0], storage)
         finally:
             self.machine.exits.forget(self.cid)

@@ -64,13 +64,21 @@ class _Logs:
 class Vm:
     """A running VM; made by `open_vm`."""
 
-    def __init__(self, config: VmConfig, qmp: Qmp, vsock: Vsock, qemu: Child) -> None:
+    def __init__(
+        self,
+        config: VmConfig,
+        qmp: Qmp,
+        vsock: Vsock,
+        qemu: Child,
+        scratch_fd: int | None = None,
+    ) -> None:
         self.config = config
         self.qmp = qmp
         self.vsock = vsock
         self.qemu = qemu
         #: plugged in, in their order; they stay to the end
         self.layer_files: list[Path] = []
+        self._scratch_fd = scratch_fd
 
     async def start(self) -> None:
         """Let the guest boot; what it will dial must be listened on by now."""
@@ -81,34 +89,46 @@ class Vm:
 
         Raises QmpError; leaves nothing plugged then.
         """
-        backend = f"layer{number}-memory"
+        await self._add_memory(f"layer{number}", number, image, readonly=True)
+        self.layer_files.append(image)
+
+    async def add_scratch_memory(self) -> None:
+        """Plug in the scratch as the persistent-memory device after those of the layers.
+
+        Raises QmpError; leaves nothing plugged then.
+        """
+        # QEMU opens a memory's file by a name, and takes no set of descriptors for it.
+        path = Path(f"/proc/self/fd/{self._scratch_fd}")
+        await self._add_memory("scratch", self.config.pmem_ports, path, readonly=False)
+
+    async def _add_memory(self, name: str, number: int, path: Path, *, readonly: bool) -> None:
+        backend = f"{name}-memory"
         await self.qmp.execute(
             "object-add",
             qom_type="memory-backend-file",
             id=backend,
-            mem_path=str(image),
-            size=_size(image),
+            mem_path=str(path),
+            size=_size(path),
             share=True,
-            readonly=True,
+            readonly=readonly,
         )
         try:
             await self.qmp.execute(
                 "device_add",
                 driver="virtio-pmem-pci",
-                id=f"layer{number}-device",
+                id=f"{name}-device",
                 bus=pmem_port(number),
                 memdev=backend,
             )
         except QmpError:
             await self.qmp.execute("object-del", id=backend)
             raise
-        self.layer_files.append(image)
 
-    async def add_disk(self, lun: int, filename: str) -> None:
+    async def add_disk(self, lun: int, filename: str, *, is_kept: bool = False) -> None:
         """Plug a raw image in as the SCSI disk of this LUN, target 0 of controller 0.
 
-        What the guest discards is given back to the host's file system, and nothing is flushed:
-        the disks of a VM do not outlive it. Raises QmpError; leaves nothing plugged then.
+        What the guest discards is given back to the host's file system. Nothing is flushed of a
+        disk that does not outlive its VM. Raises QmpError; leaves nothing plugged then.
         """
         node = f"disk{lun}-node"
         await self.qmp.execute(
@@ -116,7 +136,7 @@ class Vm:
             driver="raw",
             node_name=node,
             discard="unmap",
-            cache={"no-flush": True},
+            cache={"no-flush": not is_kept},
             file={"driver": "file", "filename": filename, "discard": "unmap"},
         )
         try:
@@ -182,8 +202,8 @@ class Vm:
             raise DeadlineError(f"unplug {what}: the guest kept it for {_UNPLUG_S:g} s")
 
 
-def _size(image: Path) -> int:
-    return image.stat().st_size
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 @asynccontextmanager
@@ -203,7 +223,8 @@ async def open_vm(
         config: What it is made of.
         folder: An empty folder for sockets and logs; the logs stay.
         vsock_program: vhost-device-vsock; None to use the kernel's vhost-vsock.
-        scratch_fd: An open file that `add_disk` can name as "/dev/fdset/1".
+        scratch_fd: An open file that `add_disk` can name as "/dev/fdset/1", or the one of
+            `add_scratch_memory` when the configuration has a port for that.
         record: Called with each program as soon as it runs.
 
     Raises VmError when the VM does not start, or when it dies inside the block.
@@ -220,7 +241,7 @@ async def open_vm(
         with theirs:
             wiring = Wiring(
                 qmp_fd=theirs.fileno(),
-                scratch_fd=scratch_fd,
+                scratch_fd=None if config.has_scratch_port else scratch_fd,
                 serial_fd=logs.serial.writer.fileno(),
                 vsock_socket=_vhost_user_socket(folder) if helper else None,
                 cid=cid,
@@ -235,7 +256,7 @@ async def open_vm(
             ours.setblocking(False)
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
             async with open_qmp(stream) as qmp:
-                yield Vm(config, qmp, vsock, qemu)
+                yield Vm(config, qmp, vsock, qemu, scratch_fd)
 
 
 def _hybrid(folder: Path) -> Path:

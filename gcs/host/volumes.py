@@ -1,4 +1,4 @@
-"""Folders of this machine in containers: what a volume is, and those of one VM.
+"""Folders and files of this machine in containers: what a volume is, and those of one VM.
 
 Each volume has a server of its own (diod.py) and a port of its own, which is listened on for
 one connection of the guest and not again. When its server dies, what uses the volume gets EIO,
@@ -33,7 +33,7 @@ from gcs.host.logfile import Log, open_log
 from gcs.host.state import StateFolder
 from gcs.host.vm import Vm
 from gcs.host.vsock import Ports
-from gcs.wire.control import CacheMode, Volume
+from gcs.wire.container_storage import CacheMode, Volume
 from gcs.wire.resource import MappedDirectory, RequestType, ResourceType
 
 __all__ = ["Mounted", "Volumes", "bind", "check", "open_volumes", "parse"]
@@ -100,9 +100,9 @@ def _checked(volume: Volume) -> Volume:
         path = Path(volume.source).resolve(strict=True)
     except OSError as error:
         raise InvalidArgumentError(f"{what}: {error.strerror}") from error
-    if not path.is_dir():
-        raise InvalidArgumentError(f"{what}: not a folder")
-    if not os.access(path, os.R_OK | os.X_OK):
+    if not (path.is_dir() or path.is_file()):
+        raise InvalidArgumentError(f"{what}: neither a folder nor a file")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise InvalidArgumentError(f"{what}: you may not read it")
     if below := _file_systems_below(path):
         raise InvalidArgumentError(
@@ -184,13 +184,7 @@ class Volumes:
 
     async def _mount(self, volume: Volume) -> Mounted:
         port = self._ports.take()
-        settings = MappedDirectory(
-            mount_path=f"/run/mounts/9p/{port}",
-            port=port,
-            share_name=diod.SHARE,
-            read_only=volume.read_only,
-            cache=volume.cache,
-        )
+        settings = _settings(volume, port)
         servers: list[Child] = []
 
         async def serve() -> None:
@@ -241,6 +235,17 @@ class Volumes:
 
     async def _modify(self, action: RequestType, settings: MappedDirectory) -> None:
         await modify(self._client, action, ResourceType.MAPPED_DIRECTORY, settings)
+
+
+def _settings(volume: Volume, port: int) -> MappedDirectory:
+    return MappedDirectory(
+        mount_path=f"/run/mounts/9p/{port}",
+        port=port,
+        share_name=diod.SHARE,
+        read_only=volume.read_only,
+        cache=volume.cache,
+        single_file=Path(volume.source).is_file(),
+    )
 
 
 @asynccontextmanager

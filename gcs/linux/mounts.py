@@ -6,6 +6,7 @@ Source: proc_pid_mountinfo(5); umount2(2).
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,15 +94,28 @@ def topmost(target: str) -> Mount | None:
 
 
 @contextmanager
-def mounting(target: str, mode: int, outer: Undo | None = None) -> Iterator[Undo]:
+def mounting(
+    target: str, mode: int, outer: Undo | None = None, *, is_file: bool = False
+) -> Iterator[Undo]:
     """Make the target for a block that mounts something on it.
+
+    What is a file itself is mounted on an empty file, which must not be there yet.
 
     When the block fails the target goes again, with the folders that were made on the way. When
     it does not, `outer` can still undo all of it, as in all that mounts something.
     """
     with on_failure(outer) as undo:
-        make_target(target, mode, undo)
+        if is_file:
+            _make_file(target, mode, undo)
+        else:
+            make_target(target, mode, undo)
         yield undo
+
+
+def _make_file(target: str, mode: int, undo: Undo) -> None:
+    make_target(str(Path(target).parent), mode, undo)
+    Path(target).touch(0o600, exist_ok=False)
+    undo.add(remove_target, target)
 
 
 def make_target(target: str, mode: int, undo: Undo) -> None:
@@ -123,12 +137,15 @@ def make_target(target: str, mode: int, undo: Undo) -> None:
 
 
 def remove_target(target: str) -> bool:
-    """Remove an empty folder; return whether it is gone.
+    """Remove an empty folder, or an empty file; return whether it is gone.
 
     What is in it, or mounted on it, is somebody else's, and the folder stays with it.
     """
     try:
-        os.rmdir(target)  # noqa: PTH106 - the error names the path either way
+        if _is_empty_file(target):
+            os.unlink(target)  # noqa: PTH108 - the error names the path either way
+        else:
+            os.rmdir(target)  # noqa: PTH106 - as above
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -136,6 +153,11 @@ def remove_target(target: str) -> bool:
             raise
         return False
     return True
+
+
+def _is_empty_file(target: str) -> bool:
+    status = os.lstat(target)
+    return stat.S_ISREG(status.st_mode) and not status.st_size
 
 
 def unmount(target: str, mount_id: int | None = None) -> bool:

@@ -16,6 +16,7 @@ reused.
 
 from enum import IntEnum, StrEnum
 
+from gcs.wire.container_storage import Scratch, Volume
 from gcs.wire.extensions import MountReport
 from gcs.wire.frame import Category
 from gcs.wire.schema import (
@@ -34,7 +35,6 @@ from gcs.wire.schema import (
 
 __all__ = [
     "CONTROL",
-    "CacheMode",
     "Describe",
     "DescribeReply",
     "Execute",
@@ -56,7 +56,6 @@ __all__ = [
     "StreamName",
     "Tap",
     "VmOptions",
-    "Volume",
     "Wait",
     "WaitReply",
 ]
@@ -98,6 +97,7 @@ class VmOptions(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     vsock_program: str = ""
     memory_mib: UInt32 = 256
     cpus: UInt32 = 2
+    scratch: Scratch = Scratch()
 
 
 class NetworkMode(StrEnum):
@@ -119,29 +119,6 @@ class Tap(Message, frozen=True, forbid_unknown_fields=True):
     addresses: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     name_servers: tuple[str, ...] = ()
-
-
-class CacheMode(StrEnum):
-    """How a container's VM may cache a volume; the bridge's own names.
-
-    What each gives up is in PROTOCOL.md, "MappedDirectory".
-    """
-
-    NONE = "none"
-    READAHEAD = "readahead"
-    MMAP = "mmap"
-    LOOSE = "loose"
-
-
-class Volume(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A folder or a file of this machine, and where a container has it."""
-
-    #: absolute, and without links in it
-    source: str
-    #: absolute
-    target: str
-    read_only: bool = False
-    cache: CacheMode = CacheMode.NONE
 
 
 class ServiceState(StrEnum):

@@ -133,6 +133,8 @@ class MappedDirectory(ResourceSettings, frozen=True, kw_only=True):
     read_only: bool = False
     #: Ours: how the guest caches; empty: not at all.
     cache: str = ""
+    #: Ours: the share is a file, and so is what it is mounted on.
+    single_file: bool = False
 
 
 class Layer(Message, frozen=True, kw_only=True):

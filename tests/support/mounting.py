@@ -1,10 +1,9 @@
 """An image's layers and the scratch disk of a VM in one go, as its first container has them."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from gcs.host.background import together
-from gcs.host.container import mount_scratch, unmount_scratch
+from gcs.host.guest_scratch import GuestScratch
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.place import Place
 
@@ -18,11 +17,11 @@ async def mount_layers(mounts: LayerMounts, places: Sequence[Place]) -> tuple[st
     async def mount() -> None:
         paths.extend(await mounts.mount(places))
 
-    await together(partial(mount_scratch, mounts.vm, mounts.client), mount)
+    await together(GuestScratch(mounts.vm, mounts.client).mount, mount)
     return tuple(paths)
 
 
 async def unmount_layers(mounts: LayerMounts, places: Sequence[Place]) -> None:
     """Unmount what `mount_layers` mounted, and unplug the disk."""
-    await unmount_scratch(mounts.vm, mounts.client)
+    await GuestScratch(mounts.vm, mounts.client).unmount()
     await mounts.unmount(places)

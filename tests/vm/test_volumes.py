@@ -32,6 +32,8 @@ class Folders:
         self.shared, self.fixed, self.dying = (
             top / name for name in ("shared", "fixed", "dying")
         )
+        #: a volume that is a file
+        self.file = top / "file"
 
     def sh(self, script: str) -> str:
         """Run a script in the container, which has to succeed; return what it said."""
@@ -48,14 +50,16 @@ class Folders:
 def folders(
     gcsctl_for_module: Stage, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Folders]:
-    """A container with three volumes; one of them is read-only, one loses its server."""
+    """A container with volumes; one of them is read-only, one a file, one loses its server."""
     stage, top = gcsctl_for_module, tmp_path_factory.mktemp("volumes")
     found = Folders(stage, top)
     for folder in (found.shared, found.fixed, found.dying):
         folder.mkdir()
         (folder / "theirs").write_text("one")
+    found.file.write_text("one")
     options = (
         *("-v", f"{found.shared}:/shared"),
+        *("-v", f"{found.file}:/etc/one-file"),
         *("-v", f"{found.fixed}:/fixed:ro"),
         *("-v", f"{found.dying}:/shared/dying"),
     )
@@ -86,13 +90,25 @@ def test_a_read_only_volume_is_read_only(folders: Folders) -> None:
     assert said.stdout == b"one"
     assert b"Read-only file system" in said.stderr
     script = (
-        "for m in /run/mounts/9p/*; do mount -o remount,rw $m; touch $m/new || echo no; done"
+        "for m in /run/mounts/9p/*/; do mount -o remount,rw $m; touch $m/new || echo no; done"
     )
     words = ("exec", "--vm", "v", "sh", "-c", script)
     vm = folders.gcsctl.run(*words, timeout_s=_CALL_S)
     assert b"no" in vm.stdout, vm.stderr
     assert [path.name for path in folders.fixed.iterdir()] == ["theirs"]
     assert (folders.shared / "new").exists()
+
+
+def test_a_file_can_be_a_volume(folders: Folders) -> None:
+    """Both sides see each other's changes, and it has no neighbours in the VM either."""
+    assert folders.sh("cat /etc/one-file; echo two >>/etc/one-file") == "one"
+    assert folders.file.read_text() == "onetwo\n"
+    folders.file.write_text("a longer text")
+    assert folders.sh("cat /etc/one-file; truncate -s 3 /etc/one-file") == "a longer text"
+    assert folders.file.read_text() == "a l"
+    find = "find /run/mounts/9p -maxdepth 1 -type f -exec cat {} +"
+    vm = folders.gcsctl.run("exec", "--vm", "v", "sh", "-c", find, timeout_s=_CALL_S)
+    assert vm.stdout == b"a l", vm.stderr
 
 
 def test_a_link_out_of_a_volume_leads_nowhere_on_the_host(folders: Folders) -> None:

@@ -27,7 +27,7 @@ _MOUNT_TIMEOUT_S = 5.0
 
 
 async def add_share(agent: Agent, settings: MappedDirectory) -> None:
-    """Mount a folder of the host. Raises DeadlineError when its server does not answer."""
+    """Mount what the host serves. Raises DeadlineError when its server does not answer."""
     target = absolute(settings.mount_path, "MountPath")
     share, cache = settings.share_name, settings.cache or plan9.CACHES[0]
     if cache not in plan9.CACHES:
@@ -37,7 +37,7 @@ async def add_share(agent: Agent, settings: MappedDirectory) -> None:
     port = settings.port or _PORT
     record = MountRecord(target, kind="MappedDirectory", source=f"{port}:{share}", cache=cache)
     with agent.reserve_mount(record), await agent.transport.dial(port, _DIAL_TIMEOUT_S) as sock:
-        await _mount(agent, sock, record, share, readonly=settings.read_only)
+        await _mount(agent, sock, record, settings)
     _log.info("share mounted", extra=fields(source=record.source, target=target, cache=cache))
 
 
@@ -45,23 +45,22 @@ async def _mount(
     agent: Agent,
     sock: trio.socket.SocketType,
     record: MountRecord,
-    share: str,
-    *,
-    readonly: bool,
+    settings: MappedDirectory,
 ) -> None:
     """Mount what is at the other end. Raises DeadlineError when it does not answer.
 
     The system call can't be cancelled, but it ends with its connection.
     """
     failure, is_late = None, False
+    share = plan9.Share(
+        settings.share_name,
+        readonly=settings.read_only,
+        cache=record.cache,
+        is_file=settings.single_file,
+    )
 
     def mount(undo: Undo) -> None:
-        plan9.mount(
-            *(sock.fileno(), record.target, share),
-            readonly=readonly,
-            cache=record.cache,
-            outer=undo,
-        )
+        plan9.mount(sock.fileno(), record.target, share, undo)
 
     async def end_when_late() -> None:
         nonlocal is_late

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -169,6 +169,19 @@ def test_a_read_only_folder_stays_as_it_is(served: Served) -> None:
         assert guest.read("file") == b"content"
         assert number_of(partial(guest.create, "new", b"")) == errno.EROFS
         assert number_of(partial(guest.chown, served.uid, "file")) == errno.EROFS
+
+
+def test_a_file_is_served_without_its_neighbours(served: Served) -> None:
+    """It is all that there is: what is asked for leads nowhere from a file."""
+    path = served.folder / "file"
+    with replace(served, folder=path).attached() as guest:
+        assert guest.read() == b"content"
+        guest.chown(served.uid)
+        for way in (("..",), ("..", "file"), ("../secret",)):
+            assert number_of(partial(guest.read, *way)) == errno.ENOTDIR
+    with replace(served, folder=path).attached("--readonly") as guest:
+        assert guest.read() == b"content"
+        assert number_of(partial(guest.chown, served.uid)) == errno.EROFS
 
 
 def _server_of(starter: "subprocess.Popen[bytes]") -> int:

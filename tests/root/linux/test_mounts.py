@@ -59,6 +59,33 @@ def test_an_empty_target_is_removed_and_a_missing_one_is_fine(folder: Path) -> N
     assert _content(folder) == []
 
 
+def test_a_target_can_be_a_file(folder: Path) -> None:
+    """It is made with the folders on the way, and all of it goes when the block fails."""
+    with mounts.mounting(f"{folder}/a/file", 0o700, is_file=True):
+        assert (folder / "a/file").read_bytes() == b""
+    with (
+        pytest.raises(FileExistsError, match="a/file"),
+        mounts.mounting(f"{folder}/a/file", 0o700, is_file=True),
+    ):
+        pass
+    assert mounts.remove_target(f"{folder}/a/file")
+    assert _content(folder) == ["a"]
+    with (
+        pytest.raises(OSError, match="no"),
+        mounts.mounting(f"{folder}/b/file", 0o700, is_file=True),
+    ):
+        raise OSError(0, "no")
+    assert _content(folder) == ["a"]
+
+
+def test_a_file_that_holds_something_is_no_target_of_ours(folder: Path) -> None:
+    """It is not removed."""
+    (folder / "file").write_text("x")
+    with pytest.raises(NotADirectoryError):
+        mounts.remove_target(f"{folder}/file")
+    assert (folder / "file").read_text() == "x"
+
+
 def test_a_target_that_holds_something_is_kept(folder: Path) -> None:
     """Nothing is deleted, and the caller learns of it."""
     (folder / "a/b").mkdir(parents=True)

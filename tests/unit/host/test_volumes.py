@@ -13,7 +13,7 @@ from gcs.errors import GcsError, InvalidArgumentError
 from gcs.host import volumes
 from gcs.host.vsock import Ports
 from gcs.linux import plan9
-from gcs.wire.control import CacheMode, Volume
+from gcs.wire.container_storage import CacheMode, Volume
 from gcs.wire.resource import MappedDirectory
 from tests.support.stage import Stage, make_stage
 
@@ -107,7 +107,7 @@ def test_a_socket_is_no_volume(
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
-        with pytest.raises(InvalidArgumentError, match="volume socket: not a folder"):
+        with pytest.raises(InvalidArgumentError, match="socket: neither a folder nor a file"):
             volumes.check([Volume(source="socket", target="/b")])
 
 
