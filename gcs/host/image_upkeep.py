@@ -52,7 +52,8 @@ async def prune(cache: Path) -> Pruned:
     """
     async with layer_cache.locked(cache, exclusively=True):
         records = load_all(cache)
-        for error in records.damaged.values():
+        if records.damaged:
+            error = next(iter(records.damaged.values()))
             raise GcsError(f"{error}; remove that image first")
         needed = (_needed(record, cache) for record in records.whole.values())
         kept = {path.name for paths in needed for path in paths}
