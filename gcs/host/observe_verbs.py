@@ -1,5 +1,6 @@
 """`gcsctl mounts` and `gcsctl stats`: what is asked of services, and what is said of it."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["all_mounts", "show_mounts", "show_stats"]
 _ANSWER_S = 200.0
 #: Of an id, as everywhere.
 _SHORT = 12
+_ID = re.compile("[0-9a-f]{64}")
 #: A container that is not running yet, or any more; of a pod, one that is not known any more.
 _NOT_NOW = frozenset(
     {Hresult.INVALID_STATE, Hresult.SYSTEM_ALREADY_STOPPED, Hresult.SYSTEM_NOT_FOUND}
@@ -79,15 +81,20 @@ async def all_mounts(
 
 def _mount_cells(each: MountReport) -> Sequence[str]:
     return (
-        each.mount_path,
+        _short(each.mount_path),
         each.resource_type,
-        each.source,
+        _short(each.source),
         each.filesystem or "-",
         {True: "on", False: "off", None: "-"}[each.dax],
         each.cache or "-",
         ",".join(each.options) or "-",
-        " ".join(each.users) or "-",
+        " ".join(map(_short, each.users)) or "-",
     )
+
+
+def _short(path: str) -> str:
+    """Return a path for a table, with containers' ids as they are in lists."""
+    return _ID.sub(lambda match: f"{match[0][:_SHORT]}…", path)
 
 
 # -- stats -------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def start(stage: Stage, name: str) -> str:
 
 def test_mounts_tells_all_that_a_guest_tells_in_parts(stage: Stage) -> None:
     """The stand-in tells one at a time; in a table and as JSON it is all there."""
-    start(stage, "nyan")
+    container_id = start(stage, "nyan")
     root, layer = map(json.loads, said(stage, "mounts", "--json", "nyan").splitlines())
     assert layer["MountPath"] == "/run/layers/p0"
     assert (layer["ResourceType"], layer["Dax"]) == ("VPMemDevice", True)
@@ -51,11 +51,11 @@ def test_mounts_tells_all_that_a_guest_tells_in_parts(stage: Stage) -> None:
     header, *rows = said(stage, "mounts", "nyan").splitlines()
     columns = ["PATH", "KIND", "SOURCE", "TYPE", "DAX", "CACHE", "OPTIONS", "USERS"]
     assert header.split() == columns
+    shown = root["MountPath"].replace(container_id, f"{container_id[:12]}…")
     assert rows[1].split() == [
-        *("/run/layers/p0", "VPMemDevice", "/dev/pmem0", "ext4", "on", "-", "ro"),
-        root["MountPath"],
+        *("/run/layers/p0", "VPMemDevice", "/dev/pmem0", "ext4", "on", "-", "ro", shown),
     ]
-    assert rows[0].split() == [root["MountPath"], "CombinedLayers", *("overlay",) * 2, *"----"]
+    assert rows[0].split() == [shown, "CombinedLayers", *("overlay",) * 2, *"----"]
 
 
 def test_stats_tells_of_all_vms_and_of_those_that_are_named(stage: Stage) -> None:
