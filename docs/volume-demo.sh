@@ -44,7 +44,7 @@ answer &
 
 say 'A container in a VM writes one.'
 "$gcsctl" run -d --name "$first" -v "$folder:/talk" "$image" sh -c '
-    echo "hello from the container $(hostname)" >/talk/note
+    echo "hello from the container $(cat /proc/sys/kernel/hostname)" >/talk/note
     exec sleep 600'
 wait $!
 

@@ -85,10 +85,10 @@ async def serve(
     Raises GcsError when the server can't be started. What keeps it from serving later is in
     what it prints.
     """
-    programs = find_programs()
-    libraries = await _libraries(programs.diod)
     with ExitStack() as ours:
         ours.enter_context(connection)
+        programs = find_programs()
+        libraries = await _libraries(programs.diod)
         users = ours.enter_context(_users())
         # diod waits in read(2).
         connection.setblocking(True)

@@ -248,7 +248,7 @@ def test_a_repository_on_a_share_is_cloned(
         subprocess.run(["diff", "-r", "-x", ".git", source, tmp_path / name], check=True)
 
 
-def _archive(path: Path) -> None:
+def archive(path: Path) -> None:
     """Make a tar with one of each."""
     with tarfile.open(path, "w") as tar:
 
@@ -272,7 +272,7 @@ def test_an_archive_is_unpacked_onto_a_share(
     vm_connected: SharedVm, mounted: Mounted, tmp_path: Path
 ) -> None:
     """Owners, modes, times, links and all; both sides find it the same as in the archive."""
-    _archive(tmp_path / "a.tar")
+    archive(tmp_path / "a.tar")
     with shared(vm_connected, tmp_path, _SHARE_PORT) as folder:
         each = "tar -xpf a.tar -C $place; tar -df a.tar -C $place"
         script = f"mkdir out /out; for place in out /out; do {each}; done"
@@ -283,7 +283,7 @@ def test_an_archive_is_unpacked_onto_a_share(
     assert (tmp_path / "out/folder/hard").stat().st_nlink == 2
 
 
-def _package(folder: Path, name: str, script: str) -> None:
+def package(folder: Path, name: str, script: str) -> None:
     """Make a Debian package with a few files, a configuration and perhaps a script."""
     top = folder / name
     (top / "DEBIAN").mkdir(parents=True)
@@ -308,8 +308,8 @@ def test_a_package_on_a_share_is_installed(
     vm_connected: SharedVm, mounted: Mounted, tmp_path: Path
 ) -> None:
     """Into the container, whose script is run, and into a root that is on the share itself."""
-    _package(tmp_path, "here", "echo configured >/configured")
-    _package(tmp_path, "there", "")
+    package(tmp_path, "here", "echo configured >/configured")
+    package(tmp_path, "there", "")
     (tmp_path / "root/var/lib/dpkg").mkdir(parents=True)
     with shared(vm_connected, tmp_path, _SHARE_PORT) as folder:
         said = _in_toolbox(

@@ -13,14 +13,17 @@ import pytest
 
 from tests.support import filecheck
 from tests.support.stage import ROOT, Stage, our_processes, services
+from tests.vm.test_files import archive, package
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(480)]
+IS_SOAK = bool(os.environ.get("GCS_SOAK"))
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600 if IS_SOAK else 480)]
 
 #: A boot under emulation on a machine that is busy with other VMs.
 _RUN_S = 300
-_CALL_S = 120
+_CALL_S = 2400 if IS_SOAK else 120
 _GONE_S = 60
-_SEED, _OPERATIONS = 11, 300
+#: Random operations; the second number is for every day.
+_SEED, _OPERATIONS = 11, 10_000 if IS_SOAK else 300
 
 
 class Folders:
@@ -43,7 +46,7 @@ class Folders:
 
     def tried(self, script: str) -> "subprocess.CompletedProcess[bytes]":
         """Run a script in the container."""
-        return self.gcsctl.run("exec", "v", "sh", "-c", script, timeout_s=_CALL_S)
+        return self.gcsctl.run("exec", "vol", "sh", "-c", script, timeout_s=_CALL_S)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +68,11 @@ def folders(
     )
     image = str(stage.image)
     done = stage.run(
-        *("run", "-d", "--name", "v", *options, image, "sleep", "3600"), timeout_s=_RUN_S
+        *("run", "-d", "--name", "vol", *options, image, "sleep", "3600"), timeout_s=_RUN_S
     )
     assert done.returncode == 0, done.stderr
     yield found
-    stage.run("rm", "-f", "v", timeout_s=_CALL_S)
+    stage.run("rm", "-f", "vol", timeout_s=_CALL_S)
     assert stage.leftovers() == []
 
 
@@ -92,7 +95,7 @@ def test_a_read_only_volume_is_read_only(folders: Folders) -> None:
     script = (
         "for m in /run/mounts/9p/*/; do mount -o remount,rw $m; touch $m/new || echo no; done"
     )
-    words = ("exec", "--vm", "v", "sh", "-c", script)
+    words = ("exec", "--vm", "vol", "sh", "-c", script)
     vm = folders.gcsctl.run(*words, timeout_s=_CALL_S)
     assert b"no" in vm.stdout, vm.stderr
     assert [path.name for path in folders.fixed.iterdir()] == ["theirs"]
@@ -107,7 +110,7 @@ def test_a_file_can_be_a_volume(folders: Folders) -> None:
     assert folders.sh("cat /etc/one-file; truncate -s 3 /etc/one-file") == "a longer text"
     assert folders.file.read_text() == "a l"
     find = "find /run/mounts/9p -maxdepth 1 -type f -exec cat {} +"
-    vm = folders.gcsctl.run("exec", "--vm", "v", "sh", "-c", find, timeout_s=_CALL_S)
+    vm = folders.gcsctl.run("exec", "--vm", "vol", "sh", "-c", find, timeout_s=_CALL_S)
     assert vm.stdout == b"a l", vm.stderr
 
 
@@ -165,9 +168,9 @@ def test_a_server_that_dies_is_an_error_for_its_volume_alone(folders: Folders) -
     assert said.returncode != 0
     assert said.stderr.count(os.strerror(errno.EIO).encode()) == 2
     assert folders.sh("cat /fixed/theirs") == "one"
-    stop = folders.gcsctl.run("stop", "-t", "0", "v", timeout_s=_CALL_S)
+    stop = folders.gcsctl.run("stop", "-t", "0", "vol", timeout_s=_CALL_S)
     assert (stop.returncode, stop.stderr) == (0, b"")
-    wait = folders.gcsctl.run("wait", "v", timeout_s=_CALL_S)
+    wait = folders.gcsctl.run("wait", "vol", timeout_s=_CALL_S)
     assert wait.stdout == b"137\n"
     _until(lambda: not our_processes(folders.gcsctl.environment), "something lives on")
     assert not _servers(folders.shared)
@@ -175,7 +178,7 @@ def test_a_server_that_dies_is_an_error_for_its_volume_alone(folders: Folders) -
 
 def test_no_server_outlives_a_service_that_is_killed(gcsctl: Stage, tmp_path: Path) -> None:
     """Nor anything else of its VM."""
-    options = ("-d", "--name", "k", "-v", f"{tmp_path}:/v")
+    options = ("-d", "--name", "kill", "-v", f"{tmp_path}:/v")
     done = gcsctl.run("run", *options, str(gcsctl.image), "sleep", "600", timeout_s=_RUN_S)
     assert done.returncode == 0, done.stderr
     assert _servers(tmp_path)
@@ -184,6 +187,31 @@ def test_no_server_outlives_a_service_that_is_killed(gcsctl: Stage, tmp_path: Pa
     os.kill(service, signal.SIGKILL)
     _until(lambda: not _servers(tmp_path), "the server lives on")
     _until(lambda: not our_processes(gcsctl.environment), "something lives on")
+
+
+def test_git_tar_and_dpkg_work_on_a_volume(gcsctl: Stage, tmp_path: Path) -> None:
+    """As root, whose owners both sides share; the host finds what the container has made."""
+    archive(tmp_path / "a.tar")
+    package(tmp_path, "there", "")
+    (tmp_path / "root/var/lib/dpkg").mkdir(parents=True)
+    (tmp_path / "root/var/lib/dpkg/status").touch()
+    (tmp_path / "out").mkdir()
+    script = (
+        "cd /v; tar -xpf a.tar -C out; tar -df a.tar -C out;"
+        "dpkg --root=/v/root -i there.deb; diff -r there/usr root/usr;"
+        "git init -q --bare bare.git; git clone -q /v/bare.git one; cd one;"
+        "export GIT_AUTHOR_NAME=n GIT_AUTHOR_EMAIL=n@example.org;"
+        "export GIT_COMMITTER_NAME=n GIT_COMMITTER_EMAIL=n@example.org;"
+        "cp -r /v/out/0 .; git add .; git commit -q -m one; git push -q origin HEAD;"
+        "git clone -q file:///v/bare.git /v/two; git -C /v/two fsck --strict"
+    )
+    words = ("run", "-v", f"{tmp_path}:/v", str(ROOT / "build/toolbox"), "sh", "-ec", script)
+    done = gcsctl.run(*words, timeout_s=_RUN_S)
+    assert done.returncode == 0, done.stderr
+    argv = ["tar", "-df", str(tmp_path / "a.tar"), "-C", str(tmp_path / "out")]
+    compared = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (compared.returncode, compared.stdout) == (0, "")
+    assert (tmp_path / "two/0").read_bytes() == (tmp_path / "out/0").read_bytes()
 
 
 def test_the_talk_s_demo_runs(gcsctl: Stage) -> None:

@@ -208,3 +208,12 @@ def test_a_scratch_that_can_not_be_is_refused_at_once(stage: Stage) -> None:
     assert done.returncode == 125
     assert b"with 256M the most is 2048M" in done.stderr
     assert stage.leftovers() == []
+
+
+def test_the_scratch_of_a_pod_is_not_kept(stage: Stage, tmp_path: Path) -> None:
+    """Two containers of one image would write to one folder of it."""
+    wanted = f"scsi,path={tmp_path / 'file'}"
+    done = stage.run("run", "--pod", "web", "--scratch", wanted, str(stage.image), "true")
+    assert done.returncode == 125
+    assert b"a pod's can't be kept" in done.stderr
+    assert not (tmp_path / "file").exists()
