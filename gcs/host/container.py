@@ -82,6 +82,8 @@ class Container:
     notifications: trio.MemoryReceiveChannel[Notification] | None = None
     #: the folder in the guest that takes what it writes; empty: one of its own, on a disk
     scratch: str = ""
+    #: whether that stays when the container is removed
+    is_kept: bool = False
     _init: Process | None = field(default=None, init=False)
 
     @property
@@ -112,7 +114,7 @@ class Container:
         )
         await modify(self.client, RequestType.ADD, ResourceType.COMBINED_LAYERS, root)
         try:
-            await self.create_of(spec, self._scratch_path())
+            await self.create_of(spec, "" if self.is_kept else self._scratch_path())
         except (CallError, CommandRefusedError) as error:
             try:
                 await self._remove_root()

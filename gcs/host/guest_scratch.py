@@ -41,6 +41,11 @@ class GuestScratch:
         self._client = client
         self._scratch = scratch
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether what containers have written stays."""
+        return bool(self._scratch.path)
+
     async def mount(self) -> None:
         """Plug the scratch in, and mount it.
 
@@ -50,7 +55,7 @@ class GuestScratch:
         scratch = self._scratch
         match scratch.kind:
             case ScratchKind.SCSI:
-                await self._vm.add_disk(_LUN, "/dev/fdset/1", is_kept=bool(scratch.path))
+                await self._vm.add_disk(_LUN, "/dev/fdset/1", is_kept=self.is_kept)
             case ScratchKind.PMEM:
                 await self._vm.add_scratch_memory()
             case ScratchKind.TMPFS:
@@ -78,7 +83,7 @@ class GuestScratch:
             digests: Of its layers, bottom first.
         """
         name = cid
-        if self._scratch.path:
+        if self.is_kept:
             name = f"kept-{hashlib.sha256(' '.join(digests).encode()).hexdigest()[:32]}"
         return f"{_PATHS[self._scratch.kind]}/scratch/{name}"
 

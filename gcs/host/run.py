@@ -117,7 +117,9 @@ class Course:
             digests = [layer.diff_id for layer in contents[0].image.layers]
             written = storage.scratch.folder(self.cid, digests)
             vm = self.machine.vm
-            container = Container(vm, client, self.cid, notifications, written)
+            container = Container(
+                *(vm, client, self.cid, notifications), written, storage.scratch.is_kept
+            )
             await self._live(container, contents[0], storage)
         finally:
             self.machine.exits.forget(self.cid)

@@ -111,6 +111,23 @@ async def test_a_container_runs_and_everything_is_taken_down_in_reverse(
             await stream.aclose()
 
 
+@pytest.mark.parametrize(("is_kept", "removed"), [(True, ""), (False, "/run/scratch/c")])
+async def test_a_scratch_that_is_kept_is_not_removed_with_its_container(
+    tmp_path: Path, layers: list[Path], is_kept: bool, removed: str
+) -> None:
+    """The guest removes the folder that it is told of when it makes the container."""
+    async with world(tmp_path) as here:
+        await mount_layers(here.mounts, whole(layers))
+        container = Container(
+            here.vm, here.client, CID, scratch="/run/scratch/c", is_kept=is_kept
+        )
+        await container.create(spec("true"), PATHS)
+        (root,) = here.guest.roots.values()
+        assert isinstance(root, CombinedLayers)
+        assert root.scratch_path == "/run/scratch/c"
+        assert here.guest.containers[CID].scratch == removed
+
+
 async def test_a_command_that_is_not_there_is_refused_with_the_runtimes_sentence(
     tmp_path: Path, layers: list[Path]
 ) -> None:
