@@ -7,18 +7,24 @@ from gcs.wire.schema import Notification
 
 __all__ = ["Exits"]
 
+#: What a guest says of nobody between one container and the next. The end of one that could
+#: not be started comes when nobody waits for it any more; so much more is an attack.
+_MAX_STRAYS = 256
+
 
 class Exits:
     """A channel for each container that is expected to end; of others it is passed over."""
 
     def __init__(self) -> None:
         self._channels: dict[str, trio.MemorySendChannel[Notification]] = {}
+        self._strays = 0
 
     def expect(self, container_id: str) -> trio.MemoryReceiveChannel[Notification]:
         """Return where a container's end will be told; to be called before it is created."""
         # It ends once: whatever else a guest says of it is dropped.
         send, receive = trio.open_memory_channel[Notification](1)
         self._channels[container_id] = send
+        self._strays = 0
         return receive
 
     def forget(self, container_id: str) -> None:
@@ -28,17 +34,27 @@ class Exits:
             channel.close()
 
     async def read(self, notifications: trio.MemoryReceiveChannel[Notification]) -> None:
-        """Sort what the guest says, until the bridge ends; all channels end then."""
+        """Sort what the guest says, until the bridge ends; all channels end then.
+
+        From a guest that says too much nothing more is taken, which ends the bridge.
+        """
         async for one in notifications:
-            if isinstance(one, ContainerNotification):
-                self._pass_on(one)
+            if not self._pass_on(one):
+                self._strays += 1
+                if self._strays > _MAX_STRAYS:
+                    return
         for container_id in list(self._channels):
             self.forget(container_id)
 
-    def _pass_on(self, one: ContainerNotification) -> None:
+    def _pass_on(self, one: Notification) -> bool:
+        """Give it to whom it is about; return False when there is nobody, or no need."""
+        if not isinstance(one, ContainerNotification):
+            return False
         channel = self._channels.get(one.container_id)
-        if channel is not None:
-            try:
-                channel.send_nowait(one)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                return
+        if channel is None:
+            return False
+        try:
+            channel.send_nowait(one)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            return False
+        return True
