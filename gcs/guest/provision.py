@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcs.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from gcs.guest.memory import PODS
 from gcs.guest.resources import SWAP_LIMIT, cgroup_settings
 from gcs.guest.spec import files, gpu
 from gcs.guest.spec.annotations import Annotations
 from gcs.guest.spec.document import Tree, map_of, named_map, rootfs_of
 from gcs.guest.spec.fixups import Facts, Place, Wanted
 from gcs.guest.spec.kinds import Kind
+from gcs.guest.spec.limits import without_swap
 from gcs.guest.spec.mounts import HUGEPAGES, SHARED, SHARED_TMPFS, SharedFolder
 from gcs.linux import cgroup, confined, nodes, pci, shared, tree, vmbus
 from gcs.linux.nodes import DeviceNode
@@ -34,6 +36,7 @@ __all__ = [
     "find_function",
     "find_nodes",
     "gpu_program",
+    "has_swap_limits",
     "lay_out",
     "logs_of",
     "remove_folder",
@@ -56,6 +59,11 @@ _PODS, _VIRTUAL_PODS = "/run/gcs/pods", "/virtual-pods"
 # -- finding ---------------------------------------------------------------------------------
 
 
+def has_swap_limits() -> bool:
+    """Tell whether the kernel can limit swap, which one without any can't."""
+    return (cgroup.folder(PODS) / SWAP_LIMIT).exists()
+
+
 def find(wanted: Wanted) -> Facts:
     """Look up what a spec names in the VM, but for assigned devices and users.
 
@@ -68,6 +76,7 @@ def find(wanted: Wanted) -> Facts:
     return Facts(
         nodes={node.path: node for node in found},
         block_devices={path: nodes.resolve_link(path) for path in wanted.block_links},
+        has_swap_limits=has_swap_limits(),
     )
 
 
@@ -173,12 +182,11 @@ def _pin(
 
 
 def _make_cgroup(path: str, spec: Tree, undo: ExitStack) -> None:
-    limits = dict(cgroup_settings(named_map(map_of(spec, "linux"), "resources")))
+    resources = named_map(map_of(spec, "linux"), "resources")
     cgroup.create(path)
     undo.callback(cgroup.remove, path)
-    if not (cgroup.folder(path) / SWAP_LIMIT).exists():
-        limits.pop(SWAP_LIMIT, None)  # a kernel without swap keeps any limit of it
-    cgroup.write(path, limits)
+    limited = resources if has_swap_limits() else without_swap(resources)
+    cgroup.write(path, cgroup_settings(limited))
 
 
 def _make_root(root: str, undo: ExitStack) -> None:

@@ -33,12 +33,12 @@ def _spec(vm: SharedVm, container: Container, **given: str) -> Tree:
 
 
 def _set_limits(spec: Tree) -> None:
-    """Limit a sandbox as hosts do: a number of memory, and no limit of time as -1."""
+    """Limit a sandbox as hosts do: no swap beside its memory, and no limit of time as -1."""
     linux = spec["linux"]
     assert isinstance(linux, dict)
     linux["resources"] = {
         **linux["resources"],
-        "memory": {"limit": _LIMIT},
+        "memory": {"limit": _LIMIT, "swap": _LIMIT},
         "cpu": {"shares": 1024, "period": 100_000, "quota": -1},
     }
 

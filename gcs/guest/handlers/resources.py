@@ -2,9 +2,12 @@
 
 from functools import partial
 
+import trio
+
 from gcs.errors import ContainerStoppedError
-from gcs.guest import devices
+from gcs.guest import devices, provision
 from gcs.guest.agent import Agent, Container, State
+from gcs.guest.spec.limits import without_swap
 from gcs.linux import vmbus
 from gcs.wire.resource import (
     ContainerConstraints,
@@ -22,7 +25,9 @@ async def constrain(agent: Agent, container: Container, settings: ResourceSettin
     if container.state is State.STOPPED:
         raise ContainerStoppedError(f"container {container.container_id} has exited")
     cid, turn = container.container_id, container.gate.entered
-    await agent.runc.update(cid, settings.linux, turn)
+    has_swap_limits = await trio.to_thread.run_sync(provision.has_swap_limits)
+    linux = settings.linux if has_swap_limits else without_swap(settings.linux)
+    await agent.runc.update(cid, linux, turn)
 
 
 async def refresh_limit(agent: Agent, _settings: PodCgroupMemoryLimit) -> None:

@@ -16,6 +16,7 @@ from gcs.guest.spec.annotations import Annotations
 from gcs.guest.spec.devices import AssignedDevice
 from gcs.guest.spec.document import Tree, map_of, rootfs_of
 from gcs.guest.spec.kinds import Identity, Kind
+from gcs.guest.spec.limits import without_swap
 from gcs.guest.spec.mounts import SharedFolder
 from gcs.guest.spec.process import UserIds
 from gcs.linux.nodes import DeviceNode
@@ -77,6 +78,8 @@ class Facts:
     user: UserIds | None = None
     #: name of the folder in the container's root that shows what the host says of itself
     security_context: str = ""
+    #: whether the kernel can limit the swap of containers
+    has_swap_limits: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,9 @@ def prepare(spec: Tree, annotations: Annotations, place: Place, facts: Facts) ->
         case Kind.WORKLOAD:
             _fix_workload(draft, annotations, place, facts)
     linux["cgroupsPath"] = place.identity.cgroup
+    resources = linux.get("resources")
+    if isinstance(resources, dict) and not facts.has_swap_limits:
+        linux["resources"] = without_swap(resources)
     draft.pop("windows", None)
     mounts.add_log_mount(draft, place.root, annotations.log_mount)
     if facts.security_context:

@@ -207,6 +207,27 @@ def test_the_vm_s_network_is_used_by_leaving_out_the_namespace(identity: Identit
 
 
 @pytest.mark.parametrize(
+    ("resources", "left"),
+    [
+        ({"memory": {"limit": 5, "swap": 5}, "odd": 1}, {"memory": {"limit": 5}, "odd": 1}),
+        ({"memory": {"swap": -1}}, {"memory": {}}),
+        ({"memory": "odd"}, {"memory": "odd"}),
+        ({"cpu": {}}, {"cpu": {}}),
+        (None, None),
+    ],
+)
+def test_a_kernel_without_swap_is_not_asked_to_limit_it(
+    resources: object, left: object
+) -> None:
+    """A runtime fails on the file that is missing; a kernel with swap gets the limit."""
+    spec: Tree = {"process": {}, "root": {}, "linux": {"resources": resources}}
+    for has_limits, expected in ((True, resources), (False, left)):
+        linux = prepare(SANDBOX, Facts(has_swap_limits=has_limits), spec).spec["linux"]
+        assert isinstance(linux, dict)
+        assert linux["resources"] == expected
+
+
+@pytest.mark.parametrize(
     ("path", "root"),
     [("/run/c/rootfs", "/run/c/rootfs"), ("rootfs", "/run/c/rootfs"), ("", "/run/c/")],
 )
