@@ -5,6 +5,10 @@ PID 1 reads random bytes from one, and the agent's log comes over the other: see
 
 Both ports are below 1024, which the kernel's own vsock gives to the privileged only; the
 program vhost-device-vsock gives them to anybody.
+
+`gcsctl` does without. Its VMs have random numbers of a device, and their agent prints on the
+console, whose log (serial.log) needs no privilege, is in one order with what the kernel and
+PID 1 say, and is there when it is vsock that fails.
 """
 
 import logging
