@@ -33,6 +33,7 @@ from gcs.host.spec import Command, User, runtime_spec
 from gcs.host.vm import Vm, VmError, find_vhost_vsock, open_vm
 from gcs.host.vsock import BRIDGE_PORT, Listener, Ports
 from gcs.wire.control import StreamName
+from gcs.wire.extensions import WaitForOutOfMemory
 from gcs.wire.messages import (
     GetProperties,
     ModifySettings,
@@ -48,10 +49,8 @@ from tests.support.mounting import mount_layers
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 
 MIB, PAGE = 1024 * 1024, 4096
-#: The smallest VM with everything in its initrd, which takes a third of that.
-_SMALL_MIB = 128
 #: With the size of a block it takes that much memory.
-_TAKE = ("dd", "if=/dev/zero", "of=/dev/null", "count=1")
+TAKE = ("dd", "if=/dev/zero", "of=/dev/null", "count=1")
 CORES = "/run/cores/%e.%p"
 WORDS = start_words(
     "debug",
@@ -102,7 +101,7 @@ class Started:
         return printed.decode()
 
     async def container(self, *argv: str, limit: int = 0) -> Container:
-        """Start a container; with a limit of its memory if there is one."""
+        """Start a container; with a limit of its memory and its swap if there is one."""
         container = Container(self.vm, self.client, secrets.token_hex(32))
         cid = container.cid
         wish = Command(arguments=argv)
@@ -110,7 +109,7 @@ class Started:
         linux = spec["linux"]
         assert isinstance(linux, dict)
         if limit:
-            linux["resources"] = {"memory": {"limit": limit}}
+            linux["resources"] = {"memory": {"limit": limit, "swap": limit}}
         paths = [f"/run/layers/p{n}" for n in range(len(self.layers))]
         await container.create(spec, paths)
         streams = await container.start(self.ports, [StreamName.STDERR], terminal=False)
@@ -178,13 +177,19 @@ async def booted(
 async def test_a_vm_starts_as_hosts_in_use_start_it(
     folder: Path, image: Path, memory_mib: int, vcpus: int, accel: str
 ) -> None:
-    """From the kernel command line to a log that no restart interrupts."""
+    """From the kernel command line to a log that no restart interrupts, and that has an end."""
     config = configuration(memory_mib, vcpus, accel, WORDS)
+    with pytest.raises(VmError, match="QEMU"):
+        await play_start(folder, image, config)
+    check_log((folder / LOG_NAME).read_bytes())
+
+
+async def play_start(folder: Path, image: Path, config: VmConfig) -> None:
     async with booted(folder, image, config) as (vm, opened, layers, stream):
         ports = Ports()
         async with open_bridge(stream) as client:
             here = Started(vm, client, ports, folder, opened, layers)
-            await check_start(here, memory_mib)
+            await check_start(here, config.memory_mib)
             await mount_layers(LayerMounts(vm, client), whole(layers))
             greedy = await check_memory(here)
             (told,) = await here.logged("container ran out of memory")
@@ -192,8 +197,15 @@ async def test_a_vm_starts_as_hosts_in_use_start_it(
             await check_disk(here)
             await here.close()
         await check_restart(here)
-    assert {"time", "level", "msg"} <= set.intersection(*(set(r) for r in here.log()))
-    assert (folder / LOG_NAME).read_bytes().startswith(b"{")
+
+
+def check_log(data: bytes) -> None:
+    """Each byte that came is of a line that is an object, from the first to the last."""
+    *lines, rest = data.split(b"\n")
+    assert rest == b""
+    records = [json.loads(line) for line in lines]
+    assert all({"time", "level", "msg"} <= set(record) for record in records)
+    assert "powering off" in {record["msg"] for record in records}
 
 
 async def check_start(here: Started, memory_mib: int) -> None:
@@ -203,13 +215,13 @@ async def check_start(here: Started, memory_mib: int) -> None:
     await here.logged("kmsg read")
     assert (await here.in_vm("cat", "/proc/sys/kernel/core_pattern")).strip() == CORES
     assert (await here.in_vm("cat", "/proc/self/cgroup")).strip() == "0::/gcs"
+    stderr = ("sh", "-c", "readlink /proc/$PPID/fd/2")
+    assert await here.in_vm(*stderr) == "/dev/kmsg\n"  # no last words of it in its log
     found = await here.properties(NULL_CONTAINER_ID, "Memory", "Load", "ProcessList")
     assert found.memory is not None
     assert found.load is not None
     assert 0 < found.memory.available_bytes < found.memory.total_bytes < memory_mib * MIB
-    limit = int(await here.in_vm("cat", "/sys/fs/cgroup/pods/memory.max"))
-    assert limit == found.memory.containers_limit_bytes
-    assert abs(found.memory.total_bytes - 75 * MIB - limit) < PAGE
+    await check_limits(here, 75 * MIB)
     assert "init" in {process.image_name for process in found.process_list}
     request = ModificationRequest(
         request_type="Update",
@@ -220,10 +232,24 @@ async def check_start(here: Started, memory_mib: int) -> None:
     assert "reading entropy" not in (here.folder / "serial.log").read_text(errors="replace")
 
 
+async def check_limits(here: Started, reserve: int) -> None:
+    """All containers together have what the reserve leaves, and the agent has no limit."""
+    memory = (await here.properties(NULL_CONTAINER_ID, "Memory")).memory
+    assert memory is not None
+    limit = int(await here.in_vm("cat", "/sys/fs/cgroup/pods/memory.max"))
+    assert limit == memory.containers_limit_bytes // PAGE * PAGE  # as the kernel keeps it
+    assert abs(memory.total_bytes - reserve - limit) < PAGE
+    assert await here.in_vm("cat", "/sys/fs/cgroup/gcs/memory.max") == "max\n"
+
+
 async def check_memory(here: Started) -> str:
     """A container that takes more than its limit dies alone, and is counted; return its id."""
     other = await here.container("sleep", "600", limit=32 * MIB)
-    greedy = await here.container(*_TAKE, "bs=128M", limit=64 * MIB)
+    greedy = await here.container(*TAKE, "bs=128M", limit=64 * MIB)
+    request = WaitForOutOfMemory(container_id=NULL_CONTAINER_ID, timeout_in_ms=60_000)
+    (event,) = (await call(here.client, request)).events
+    assert (event.number, event.container_id) == (1, greedy.cid)
+    assert (event.oom_kill, event.limit) == (1, 64 * MIB)
     assert await greedy.init.wait() == 128 + 9
     counted = await here.statistics(greedy)
     assert counted.memory_oom_control == MemoryOomControl(oom_kill=1)
@@ -265,7 +291,7 @@ async def check_disk(here: Started) -> None:
 async def check_new_limits(here: Started, container: Container) -> None:
     """What is not named keeps its limit."""
     linux: dict[str, object] = {
-        "memory": {"limit": 48 * MIB},
+        "memory": {"limit": 48 * MIB, "swap": 96 * MIB},
         "cpu": {"quota": 20_000, "period": 100_000},
     }
     request = ModificationRequest(
@@ -303,31 +329,16 @@ async def check_restart(here: Started) -> None:
         starts = [r for r in here.log() if r["msg"] == "command line"]
         assert len(starts) == 2
         assert len(here.log()) > before
+        await power_off(here)
 
 
-async def test_a_small_vm_outlives_a_container_that_takes_all_it_can_get(
-    folder: Path, image: Path, vcpus: int, accel: str
-) -> None:
-    """Half of its memory is kept for the agent, which is the same one afterwards."""
-    config = configuration(_SMALL_MIB, vcpus, accel, WORDS)
-    async with booted(folder, image, config) as (vm, opened, layers, stream):
-        async with open_bridge(stream) as client:
-            here = Started(vm, client, Ports(), folder, opened, layers)
-            memory = (await here.properties(NULL_CONTAINER_ID, "Memory")).memory
-            assert memory is not None
-            assert abs(memory.total_bytes // 2 - memory.containers_limit_bytes) < PAGE
-            await mount_layers(LayerMounts(vm, client), whole(layers))
-            # More than half of it, and less than the kernel refuses out of hand.
-            greedy = await here.container(*_TAKE, f"bs={_SMALL_MIB * 5 // 8}M")
-            assert await greedy.init.wait() == 128 + 9
-            await greedy.wait_notification()
-            await greedy.remove()
-            modest = await here.container("true")
-            assert await modest.init.wait() == 0
-            await modest.wait_notification()
-            await modest.remove()
-            await here.close()
-        assert len([r for r in here.log() if r["msg"] == "command line"]) == 1
+async def power_off(here: Started) -> None:
+    """Have the VM end as it should: the agent says so, and everything is written out."""
+    # It is not answered: first the agent ends, then the VM.
+    with pytest.raises(DisconnectedError):
+        await here.client.call(ShutdownForced(container_id=NULL_CONTAINER_ID))
+    with trio.fail_after(60):
+        await here.vm.qemu.wait()
 
 
 async def test_a_relayed_log_outlives_its_connection_and_a_disk_the_power_off(
@@ -367,11 +378,7 @@ async def play_relayed(folder: Path, image: Image, config: VmConfig, disk: int) 
             await check_memory(here)
             await here.close()
             await here.in_vm("sh", "-c", "echo kept > /run/mounts/scsi/0_0_0/kept")
-            # It is not answered: first the agent ends, then the VM.
-            with pytest.raises(DisconnectedError):
-                await client.call(ShutdownForced(container_id=NULL_CONTAINER_ID))
-        with trio.fail_after(60):
-            await vm.qemu.wait()
+            await power_off(here)
 
 
 async def check_relay(here: Started, first: trio.SocketStream) -> None:
