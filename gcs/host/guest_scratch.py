@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final, assert_never
 
+from gcs.errors import CallError, GcsError
 from gcs.host.bridge import modify
 from gcs.host.client import Client
 from gcs.host.vm import Vm
@@ -62,7 +63,12 @@ class GuestScratch:
                 pass
             case _:
                 assert_never(scratch.kind)
-        await modify(self._client, RequestType.ADD, *self._resource())
+        try:
+            await modify(self._client, RequestType.ADD, *self._resource())
+        except CallError as error:
+            if not self.is_kept:
+                raise
+            raise GcsError(f"scratch {scratch.path}: {error.message}") from error
 
     async def unmount(self) -> None:
         """Unmount it, and unplug it if that is possible."""

@@ -102,6 +102,7 @@ def test_a_kept_scratch_that_is_damaged_is_refused_and_stays_as_it_is(
     words = ("run", "--scratch", f"{kind},path={file}", str(gcsctl.image), "true")
     done = gcsctl.run(*words, timeout_s=_RUN_S)
     assert done.returncode == 125
+    assert f"scratch {file}: /dev/".encode() in done.stderr
     assert b"not formatted" in done.stderr
     assert sha256(file.read_bytes()).hexdigest() == before
     assert gcsctl.leftovers() == []
