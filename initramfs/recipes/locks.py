@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from initramfs.recipes import debian, images, kernel, nyancat, system, toolbox, venv
+from initramfs.recipes import debian, images, kernel, nyancat, python, system, toolbox, venv
 from initramfs.recipes.engine import Engine
 from initramfs.recipes.steps import Step, StepError
 
@@ -46,7 +46,7 @@ def _python(engine: Engine, step: Step, scratch: Path) -> None:
     for lock, extras in (
         (venv.LOCK, everything),
         # The guest's packages are the venv's, so both sides are tested with one version.
-        (images.PACKAGES_LOCK, ("--extra", "guest", "-c", venv.LOCK)),
+        (python.PACKAGES_LOCK, ("--extra", "guest", "-c", venv.LOCK)),
     ):
         out = scratch / "lock.txt"
         argv = [scratch / "venv/bin" / COMPILE[0], *COMPILE[1:], *extras]

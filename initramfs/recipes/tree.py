@@ -31,6 +31,8 @@ class Entry:
     target: str = ""
     uid: int = 0
     gid: int = 0
+    #: What it was taken from, "debian/NAME" or "pypi/NAME"; empty: it was made here.
+    package: str = ""
 
 
 Tree = dict[str, Entry]
@@ -59,18 +61,18 @@ def matches(path: str, patterns: Iterable[str]) -> bool:
     )
 
 
-def from_deb(step: Step, deb: Path, scratch: Path) -> Tree:
-    """Return the files of a Debian package, all of them."""
+def from_deb(step: Step, deb: Path, scratch: Path, package: str = "") -> Tree:
+    """Return the files of a Debian package, all of them, as the named package's."""
     archive = scratch / f".{deb.stem}.tar"
     step.run(["dpkg-deb", "--fsys-tarfile", deb], stdout=archive)
     try:
         with tarfile.open(archive) as members:
-            return _read(members)
+            return _read(members, package)
     finally:
         archive.unlink()
 
 
-def _read(members: tarfile.TarFile) -> Tree:
+def _read(members: tarfile.TarFile, package: str) -> Tree:
     tree: Tree = {}
     for member in members:
         path = str(PurePosixPath(member.name))
@@ -88,6 +90,7 @@ def _read(members: tarfile.TarFile) -> Tree:
             member.linkname,
             member.uid,
             member.gid,
+            package,
         )
     return tree
 

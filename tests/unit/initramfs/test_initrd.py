@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from initramfs.recipes import images, initrd, toolbox
+from initramfs.recipes import images, initrd, python, toolbox
 from initramfs.recipes.steps import StepError
 
 REPO = Path(__file__).resolve().parents[3]
@@ -39,6 +39,6 @@ def test_every_package_of_an_image_is_pinned() -> None:
 
 
 def test_the_host_side_is_not_in_the_guest() -> None:
-    paths = images.agent_modules(REPO)
+    paths = python.agent_modules(REPO)
     assert "usr/lib/gcs/gcs/errors.py" in paths
     assert not [path for path in paths if "/host/" in path or "/shim/" in path]

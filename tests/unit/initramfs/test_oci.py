@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from initramfs.recipes import images, oci, tree
+from initramfs.recipes import archive, oci, tree
 
 Json = dict[str, object]
 
@@ -53,9 +53,9 @@ def test_the_same_image_is_the_same_bytes(tmp_path: Path, layout: Path) -> None:
 
 
 def test_linuxkit_gets_a_nested_index_with_name_and_platform(tmp_path: Path) -> None:
-    images.write_archive(tmp_path, "docker.io/gcs/x:v1", tree.to_tar({"f": tree.regular("")}))
-    with tarfile.open(tmp_path / "image.tar") as archive:
-        archive.extractall(tmp_path / "out")
+    archive.write_archive(tmp_path, "docker.io/gcs/x:v1", tree.to_tar({"f": tree.regular("")}))
+    with tarfile.open(tmp_path / "image.tar") as contents:
+        contents.extractall(tmp_path / "out")
     (outer,) = _list(read(tmp_path / "out/index.json")["manifests"])
     assert outer["annotations"] == {"io.containerd.image.name": "docker.io/gcs/x:v1"}
     assert outer["mediaType"] == oci.INDEX
@@ -65,7 +65,7 @@ def test_linuxkit_gets_a_nested_index_with_name_and_platform(tmp_path: Path) -> 
 
 
 def test_nothing_but_the_archive_is_left(tmp_path: Path) -> None:
-    images.write_archive(tmp_path, "docker.io/gcs/x:v1", tree.to_tar({}))
+    archive.write_archive(tmp_path, "docker.io/gcs/x:v1", tree.to_tar({}))
     assert [path.name for path in tmp_path.iterdir()] == ["image.tar"]
 
 

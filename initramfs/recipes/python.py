@@ -1,0 +1,189 @@
+"""Make the images of Python: the interpreter with its library, the packages, the agent.
+
+It will not decide which modules are in them: what the agent imports does (``modules``).
+"""
+
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+from initramfs.recipes import archive, cache, debian, modules, tree, venv
+from initramfs.recipes.archive import LIB, USR_LIB, FromDebian
+from initramfs.recipes.engine import Engine
+from initramfs.recipes.steps import Step
+from initramfs.recipes.tree import Tree
+
+#: The guest's interpreter: Debian 12's, whatever this machine has.
+PYTHON = "python3.11"
+STDLIB = f"usr/lib/{PYTHON}"
+#: Where the agent and its packages live.
+OURS = "usr/lib/gcs"
+#: Run by the guest's interpreter.
+BYTECODE = "initramfs/recipes/bytecode.py"
+LIBRARY = (f"lib{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
+INTERPRETER = FromDebian(
+    (
+        *(f"{PYTHON}-minimal", *LIBRARY),
+        *("libexpat1", "zlib1g", "libffi8"),
+    ),
+    (
+        *(f"usr/bin/{PYTHON}", f"{STDLIB}/", f"{LIB}libexpat.so.*", f"{LIB}libz.so.*"),
+        f"{USR_LIB}libffi.so.*",
+    ),
+)
+#: Modules of others that ours stand in for, by their place among the packages.
+STAND_INS = {
+    "attr/validators.py": "validators.py",
+    "pyroute2/__init__.py": "pyroute2.py",
+    "ssl.py": "ssl.py",
+    "trio/_dtls.py": "dtls.py",
+}
+PACKAGES_LOCK = "initramfs/lock/guest.txt"
+#: Wheels are picked for the guest's interpreter, not for this machine's.
+WHEEL_TARGET = (
+    *("--python-version", "3.11", "--implementation", "cp"),
+    *("--abi", "cp311", "--abi", "abi3", "--abi", "none"),
+    *("--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64"),
+)
+
+
+def interpreter(engine: Engine) -> Path:
+    """Return the archive of the interpreter, and of what is imported of its library."""
+    used = _used(engine)
+
+    def finish(step: Step, scratch: Path, picked: Tree) -> Tree:
+        kept = {path: entry for path, entry in picked.items() if path in used}
+        rest = {p: e for p, e in picked.items() if not p.startswith(f"{STDLIB}/")}
+        return rest | _compiled(engine, step, scratch, kept)
+
+    inputs = {"used": " ".join(sorted(used))} | _how(engine)
+    return archive.from_debian(engine, "python", INTERPRETER, finish, inputs)
+
+
+def packages(engine: Engine) -> Path:
+    """Return the archive of what is imported of the packages in the lock file."""
+    used = _used(engine)
+    downloaded = wheels(engine)
+
+    def contents(step: Step, scratch: Path) -> Tree:
+        files = _packages_of(downloaded)
+        kept = {path: entry for path, entry in files.items() if path in used}
+        return _compiled(engine, step, scratch, kept)
+
+    inputs = {"wheels": downloaded.name, "used": " ".join(sorted(used))} | _how(engine)
+    return archive.make(engine, "packages", inputs, contents)
+
+
+def agent(engine: Engine) -> Path:
+    """Return the archive of the agent, its launcher, and what stands in for others' modules."""
+    sources = agent_modules(engine.repo) | _stand_ins(engine.repo)
+    launcher = (engine.repo / "initramfs/agent/gcs").read_bytes()
+
+    def contents(step: Step, scratch: Path) -> Tree:
+        compiled = _compiled(engine, step, scratch, sources)
+        return compiled | {"bin/gcs": tree.regular(launcher, 0o755)}
+
+    inputs = {path: entry.data for path, entry in sources.items()} | {"launcher": launcher}
+    return archive.make(engine, "agent", inputs | _how(engine), contents)
+
+
+def agent_modules(repo: Path) -> Tree:
+    """Return the agent's modules by their place in the guest, the host's side left out."""
+    package = repo / "gcs"
+    return {
+        f"{OURS}/gcs/{path.relative_to(package)}": tree.regular(path.read_bytes())
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).parts[0] not in ("host", "shim")
+    }
+
+
+def agent_imports(repo: Path) -> set[str]:
+    """Return what the agent and its launcher import, without what is the agent's own."""
+    own = agent_modules(repo)
+    found = modules.imported(
+        (repo / "initramfs/agent/gcs").read_bytes(), "__main__", is_package=False, late=True
+    )
+    for name, path in modules.names_in(OURS, own).items():
+        is_package = path.endswith("/__init__.py")
+        found |= modules.imported(own[path].data, name, is_package=is_package, late=True)
+    return {name for name in found if name.partition(".")[0] != "gcs"}
+
+
+def _used(engine: Engine) -> set[str]:
+    """Return the paths of the modules that the agent can import, its own apart.
+
+    The list is a step of its own: the images stay as they are while it does.
+    """
+    downloaded, imports = wheels(engine), agent_imports(engine.repo)
+    stand_ins = _stand_ins(engine.repo)
+    library = debian.Pool(engine).resolve(LIBRARY)
+    inputs = {path: entry.data for path, entry in stand_ins.items()}
+    inputs |= {package.name: package.sha256.encode() for package in library}
+    inputs |= {
+        "wheels": downloaded.name.encode(),
+        "imports": " ".join(sorted(imports)).encode(),
+    }
+    inputs["modules"] = Path(modules.__file__).read_bytes()
+
+    def build(step: Step, folder: Path) -> None:
+        files = _packages_of(downloaded) | stand_ins
+        for package in library:
+            deb = debian.Pool(engine).path(package)
+            files |= tree.from_deb(step, deb, folder)
+        known = modules.names_in(STDLIB, files) | modules.names_in(OURS, files)
+        texts = {path: entry.data for path, entry in files.items() if path.endswith(".py")}
+        names = modules.closure({*imports, *modules.AT_START}, known, texts)
+        (folder / "paths").write_text("\n".join(sorted(known[name] for name in names)))
+
+    made = engine.make("modules", cache.key_of(inputs), build)
+    return set((made / "paths").read_text().splitlines())
+
+
+def wheels(engine: Engine) -> Path:
+    """Return the folder of the packages in the lock file, as they were downloaded."""
+    return venv.download(engine, "guest-wheels", PACKAGES_LOCK, WHEEL_TARGET)
+
+
+def _packages_of(folder: Path) -> Tree:
+    files: Tree = {}
+    for wheel in sorted(folder.glob("*.whl")):
+        of = f"pypi/{wheel.name.partition('-')[0]}"
+        with zipfile.ZipFile(wheel) as contents:
+            files |= {
+                f"{OURS}/{name}": replace(tree.regular(contents.read(name)), package=of)
+                for name in contents.namelist()
+                if name.endswith((".py", ".so")) and name not in STAND_INS
+            }
+    return files
+
+
+def _stand_ins(repo: Path) -> Tree:
+    folder = repo / "initramfs" / "agent"
+    return {
+        f"{OURS}/{place}": tree.regular((folder / name).read_bytes())
+        for place, name in STAND_INS.items()
+    }
+
+
+def _how(engine: Engine) -> dict[str, str | bytes]:
+    return {"bytecode": (engine.repo / BYTECODE).read_bytes()}
+
+
+def _compiled(engine: Engine, step: Step, scratch: Path, files: Tree) -> Tree:
+    """Return the same modules as .pyc in place of .py, libraries without their symbols."""
+    root = scratch / "compile"
+    for path, entry in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(entry.data)
+        if path.endswith(".so"):
+            step.run(["strip", "--strip-unneeded", root / path])
+    step.run([PYTHON, "-I", engine.repo / BYTECODE, root])
+    compiled: Tree = {}
+    for path, entry in files.items():
+        made = f"{path}c" if path.endswith(".py") else path
+        compiled[made] = replace(
+            tree.regular((root / made).read_bytes()), package=entry.package
+        )
+    shutil.rmtree(root)
+    return compiled
