@@ -257,6 +257,7 @@ int main(int argc, char **argv)
 		say("error", "not PID 1:", argv[0]);
 		return 1;
 	}
+	leave_rootfs(argv);
 	/* The kernel also passes parameters that it does not know: skip to what looks like ours. */
 	for (; i < argc && argv[i][0] != '/'; i++)
 		if (!strcmp(argv[i], "-e") && i + 1 < argc)

@@ -6,7 +6,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <linux/random.h>
 #include <net/if.h>
 #include <stdio.h>
@@ -18,7 +17,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "dial.h"
@@ -63,23 +61,6 @@ static void write_file(const char *path, const char *text)
 		close(fd);
 }
 
-/*
- * pivot_root(2), which runc uses, refuses a root that is the initramfs itself. A bind mount of
- * it, moved over /, is a mount like any other and costs no memory. It is read-only: what the
- * VM keeps is below /run.
- */
-static void make_root_a_mount(void)
-{
-	struct statfs root;
-
-	if (statfs("/", &root) || (root.f_type != RAMFS_MAGIC && root.f_type != TMPFS_MAGIC))
-		return;
-	if (mount("/", "/run", NULL, MS_BIND, NULL) || chdir("/run") ||
-	    mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/") ||
-	    mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL))
-		say("error", "making a mount of", "/");
-}
-
 static void mount_all(void)
 {
 	for (size_t i = 0; i < sizeof(mounts) / sizeof(mounts[0]); i++) {
@@ -87,7 +68,10 @@ static void mount_all(void)
 
 		/* Fails where it is there already, or where the image lacks it: mount(2) tells. */
 		mkdir(m->target, 0755);
-		if (mount(m->source, m->target, m->fstype, m->flags, m->data))
+		/* The kernel mounts /dev itself where it has mounted the root. */
+		if (mount(m->source, m->target, m->fstype, m->flags, m->data) &&
+		    (errno != EBUSY ||
+		     mount(NULL, m->target, NULL, MS_REMOUNT | m->flags, m->data)))
 			say("error", "mounting", m->target);
 	}
 	for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
@@ -180,8 +164,8 @@ void set_up(const char *entropy_port, int is_writable)
 {
 	const struct rlimit files = { .rlim_cur = 1024, .rlim_max = 1048576 };
 
-	make_root_a_mount();
 	mount_all();
+	close_rootfs();
 	/* As in the agents that hosts know: low for old programs, raised by who needs more. */
 	if (setrlimit(RLIMIT_NOFILE, &files))
 		say("warning", "setting the limit of", "open files");
