@@ -91,12 +91,28 @@ kernel-debug: ## build/vmlinux-debug: the same with kconfig/debug.config
 	@$(RECIPES) kernel-debug
 
 .PHONY: initrd
-initrd: ## build/initrd: the guest's tree, laid together by LinuxKit
+initrd: ## build/initrd and build/root-image: the guest's tree, laid together by LinuxKit
 	@$(RECIPES) initrd
 
 .PHONY: initrd-full
-initrd-full: ## build/initrd-full: the same with chronyd, mkfs.xfs and cryptsetup
+initrd-full: ## build/initrd-full and build/root-image-full: the same with chronyd, mkfs.xfs and cryptsetup
 	@$(RECIPES) initrd-full
+
+.PHONY: kernel-why
+kernel-why: ## why the kernel has an option, and who needs it: OPTION=CONFIG_VIRTIO_PMEM
+	@export OPTION="$(OPTION)"; $(RECIPES) kernel-why
+
+.PHONY: sbom
+sbom: ## build/sbom.spdx.json: packages, versions, licences and files of the guest
+	@$(RECIPES) sbom
+
+.PHONY: reproduce
+reproduce: ## build initrd and root image twice, in different folders: the same bytes
+	@$(RECIPES) reproduce
+
+.PHONY: reproduce-kernel
+reproduce-kernel: ## the same with the kernel, which takes twice as long as it does
+	@$(RECIPES) reproduce-kernel
 
 .PHONY: images
 images: ## build/nyancat, the seven-layer image, and build/toolbox: OCI layouts

@@ -188,8 +188,18 @@ def _add_vm_options(run: argparse.ArgumentParser) -> None:
         "--memory", type=_memory, metavar="SIZE", help=f"default: {DEFAULT_MEMORY_MIB}M"
     )
     run.add_argument("--cpus", type=_cpus, metavar="N", help=f"default: {cpus}")
+    run.add_argument(
+        "--boot",
+        choices=["initrd", "pmem"],
+        metavar="FORM",
+        help="what the VM boots from: initrd, or pmem, a root image that all VMs share "
+        "(default: initrd)",
+    )
     run.add_argument("--kernel", metavar="PATH", help="default: $GCS_KERNEL, or what was built")
     run.add_argument("--initrd", metavar="PATH", help="default: $GCS_INITRD, or what was built")
+    run.add_argument(
+        "--root-image", metavar="PATH", help="default: $GCS_ROOT_IMAGE, or what was built"
+    )
     run.add_argument(
         "--vhost-device-vsock",
         metavar="PATH",

@@ -1,4 +1,4 @@
-"""Where kernel, initrd and helper programs are: named by the user, or built beside us.
+"""Where kernel, guest images and helper programs are: named by the user, or built beside us.
 
 For each, in this order: the option, the environment variable, `build/` of the checkout that
 this package runs from, and for programs PATH.
@@ -11,7 +11,7 @@ from pathlib import Path
 import gcs
 from gcs.errors import NotFoundError
 
-__all__ = ["find_initrd", "find_kernel", "find_vsock_program"]
+__all__ = ["find_initrd", "find_kernel", "find_root_image", "find_vsock_program"]
 
 
 def find_kernel(option: str | None) -> Path:
@@ -23,6 +23,11 @@ def find_kernel(option: str | None) -> Path:
 def find_initrd(option: str | None) -> Path:
     """Return the guest's initrd. Raises NotFoundError that names the ways to give one."""
     return _find("initrd", option, "GCS_INITRD", ("initrd",), "make initrd")
+
+
+def find_root_image(option: str | None) -> Path:
+    """Return the guest's root image. Raises NotFoundError that names the ways to give one."""
+    return _find("root-image", option, "GCS_ROOT_IMAGE", ("root-image",), "make initrd")
 
 
 def find_vsock_program(option: str | None) -> Path:

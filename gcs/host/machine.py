@@ -38,6 +38,12 @@ from gcs.wire.control import NetworkMode, Run, VmOptions
 
 __all__ = ["Machine", "Storage", "open_machine"]
 
+#: A VM with less has crun start its containers: runc takes 10 MiB more while it does that.
+_SMALL_VM_MIB = 96
+_SMALL_VM_ARGS = (
+    *("/bin/gcs", "-v4", "-log-format", "json", "-loglevel", "info", "-runtime", "crun"),
+)
+
 _log = logging.getLogger("gcs.host.machine")
 
 #: The guest finds a layer's device by its number, so ports without a layer are only for later
@@ -220,11 +226,13 @@ async def _configure(
     _log.info("accelerator", extra={"kvm": why_not or "works"})
     return VmConfig(
         kernel=kernel,
-        initrd=Path(options.initrd),
+        initrd=Path(options.initrd) if options.initrd else None,
+        root_image=Path(options.root_image) if options.root_image else None,
         memory_mib=options.memory_mib,
         cpus=options.cpus,
         pmem_ports=pmem_ports,
         has_scratch_port=options.scratch.kind is ScratchKind.PMEM,
         nic_ports=nic_ports,
         accelerator="tcg" if why_not else "kvm",
+        init_args=_SMALL_VM_ARGS if options.memory_mib < _SMALL_VM_MIB else (),
     )

@@ -3,7 +3,8 @@
 Every layer's device has a root port of its own, with slot number n + 1 for DeviceNumber n: the
 guest finds a layer by that number and by nothing else. Ports 1 … n are given to layers, so no
 other port may use a slot number below 200. NICs have those from 200 on; the guest tells them
-apart by their MAC addresses.
+apart by their MAC addresses. A root image has no port: it is on the root bus from the start, so
+no number of a layer is its.
 
 Source: qemu-system-x86_64(1), QEMU's docs/pcie.txt.
 """
@@ -36,6 +37,12 @@ _FIRST_NIC_SLOT = 200
 #: image as large as any in public registries, twice. A processor with 40 address bits has 1
 #: TiB.
 _DEVICE_MEMORY_GIB = 64
+#: With dax=always the mount fails where it would have to copy. Only with an initrd would the
+#: kernel look for /init by itself. No other pmem device is there so early.
+_ROOT_WORDS = (
+    *("root=/dev/pmem0", "rootfstype=erofs", "rootflags=dax=always", "ro", "rootwait"),
+    "init=/init",
+)
 #: Without spawn, privileges and resource control a QEMU that a guest has taken over can't start
 #: programs.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -43,10 +50,15 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmConfig:
-    """What a VM is made of; fixed once it has started."""
+    """What a VM is made of; fixed once it has started.
+
+    It boots from one of two: an initrd, or a read-only root file system on persistent memory.
+    """
 
     kernel: Path
-    initrd: Path
+    initrd: Path | None = None
+    #: erofs, a multiple of 2 MiB long; None with an initrd
+    root_image: Path | None = None
     memory_mib: int = 256
     cpus: int = 2
     #: root ports for layers
@@ -78,6 +90,8 @@ class Wiring:
     #: vhost-user socket of vhost-device-vsock; None when the kernel has vhost-vsock
     vsock_socket: Path | None = None
     cid: int = 3
+    #: bytes of the root image, if there is one
+    root_size: int = 0
     extra: tuple[str, ...] = field(default=())
 
 
@@ -102,7 +116,8 @@ def qemu_argv(config: VmConfig, wiring: Wiring) -> tuple[str, ...]:
         *("-S", "-no-reboot", "-sandbox", _SANDBOX),
         *_machine(config),
         *(() if config.firmware is None else ("-bios", str(config.firmware))),
-        *("-kernel", str(config.kernel), "-initrd", str(config.initrd)),
+        *("-kernel", str(config.kernel)),
+        *_boot(config, wiring),
         *("-append", kernel_command_line(config)),
         *("-chardev", f"socket,id=serial,fd={wiring.serial_fd}"),
         *("-serial", "chardev:serial"),
@@ -140,8 +155,18 @@ def kernel_command_line(config: VmConfig) -> str:
 
     panic=-1: the kernel resets at once, and QEMU ends (-no-reboot), so a dead guest is seen.
     """
-    words = ["console=ttyS0", "panic=-1", "quiet", *config.kernel_args]
+    root = () if config.root_image is None else _ROOT_WORDS
+    words = ["console=ttyS0", "panic=-1", "quiet", *root, *config.kernel_args]
     return " ".join([*words, *(("--", *config.init_args) if config.init_args else ())])
+
+
+def _boot(config: VmConfig, wiring: Wiring) -> tuple[str, ...]:
+    if config.root_image is None:
+        return ("-initrd", str(config.initrd))
+    file = f"mem-path={_escaped(config.root_image)},size={wiring.root_size}"
+    # Shared and read-only: all VMs of this machine have the same pages of it.
+    memory = f"memory-backend-file,id=root,{file},share=on,readonly=on"
+    return ("-object", memory, "-device", "virtio-pmem-pci,memdev=root")
 
 
 def _vsock(wiring: Wiring) -> tuple[str, ...]:

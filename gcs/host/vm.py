@@ -245,6 +245,7 @@ async def open_vm(
                 serial_fd=logs.serial.writer.fileno(),
                 vsock_socket=_vhost_user_socket(folder) if helper else None,
                 cid=cid,
+                root_size=_size(config.root_image) if config.root_image else 0,
             )
             scratch = [] if scratch_fd is None else [scratch_fd]
             inherit = [wiring.qmp_fd, wiring.serial_fd, *scratch]

@@ -92,7 +92,9 @@ class VmOptions(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to make the VM of; all paths are absolute."""
 
     kernel: str
-    initrd: str
+    #: one of the two is empty
+    initrd: str = ""
+    root_image: str = ""
     #: empty: the kernel has vhost-vsock
     vsock_program: str = ""
     memory_mib: UInt32 = 256

@@ -1,8 +1,11 @@
-"""Make the initrd: LinuxKit lays our images over each other, zstd packs the result.
+"""Make the initrd and the root image: LinuxKit lays our images over each other.
 
-It will not hold what is in the images (``images``) or their order (``initramfs/*.yml``).
+The initrd is packed by zstd; the root image is the same tree as a file system that a VM maps
+instead of unpacking it. It will not hold what is in the images (``images``) or their order
+(``initramfs/*.yml``).
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,13 +20,19 @@ PARTS = ("base", "agent")
 FULL_PARTS = ("base", "full", "agent")
 #: zstd unpacks as fast from any level; 19 is the smallest without a window that costs memory.
 LEVEL = "-19"
+#: A virtio-pmem that is no multiple of this long can't be mapped by the guest.
+PMEM_ALIGNMENT_BYTES = 2 << 20
+#: The same bytes from the same tree: no time, no owner, no random id. Tails of files are not
+#: kept beside their inodes, since only what has pages of its own can be mapped from there.
+EROFS = (
+    *("-T0", "--all-root", "-U", "00000000-0000-0000-0000-000000000000", "-x-1"),
+    *("-Enoinline_data", "--quiet"),
+)
 
 
 def make(engine: Engine, *, full: bool = False) -> Path:
     """Return the folder of ``initrd``, of the base image or of the full one."""
-    # All at once: apt takes as long for one package as for twenty.
-    debian.Pool(engine).resolve(tuple(sorted(images.debian_packages())))
-    parts = [_part(engine, name) for name in (FULL_PARTS if full else PARTS)]
+    parts = _parts(engine, full=full)
 
     def join(step: Step, folder: Path) -> None:
         with (folder / "initrd").open("wb") as out:
@@ -32,6 +41,27 @@ def make(engine: Engine, *, full: bool = False) -> Path:
 
     name = "initrd-full" if full else "initrd"
     return engine.make(name, cache.key_of({p.parent.name: p.name for p in parts}), join)
+
+
+def make_root_image(engine: Engine, *, full: bool = False) -> Path:
+    """Return the folder of ``root-image``: erofs, for virtio-pmem with DAX."""
+    parts = _parts(engine, full=full)
+
+    def build(step: Step, folder: Path) -> None:
+        tree, image = folder / "tree", folder / "root-image"
+        tree.mkdir()
+        for part in parts:
+            tar: list[str | Path] = ["tar", "-xpf", part / "part.tar", "-C", tree]
+            # LinuxKit notes in each header where the file is from.
+            step.run([*tar, "--no-same-owner", "--warning=no-unknown-keyword"])
+        step.run(["mkfs.erofs", *EROFS, image, tree])
+        whole = -(-image.stat().st_size // PMEM_ALIGNMENT_BYTES) * PMEM_ALIGNMENT_BYTES
+        os.truncate(image, whole)
+        shutil.rmtree(tree)
+
+    inputs: dict[str, str | bytes] = {part.parent.name: part.name for part in parts}
+    name = "root-image-full" if full else "root-image"
+    return engine.make(name, cache.key_of(inputs | {"options": " ".join(EROFS)}), build)
 
 
 def image_names(recipe: str) -> list[str]:
@@ -47,12 +77,20 @@ def image_names(recipe: str) -> list[str]:
     return [name.removeprefix("gcs/").removesuffix(":v1") for name in listed]
 
 
+def _parts(engine: Engine, *, full: bool) -> list[Path]:
+    """Return the folders of ``part.zst`` and ``part.tar``, bottom first."""
+    # All at once: apt takes as long for one package as for twenty.
+    debian.Pool(engine).resolve(tuple(sorted(images.debian_packages())))
+    return [_part(engine, name) for name in (FULL_PARTS if full else PARTS)]
+
+
 def _part(engine: Engine, name: str) -> Path:
     recipe = engine.repo / "initramfs" / f"{name}.yml"
     program = linuxkit.make(engine) / "linuxkit"
     parts = {one: images.make(engine, one) for one in image_names(recipe.read_text())}
     inputs: dict[str, str | bytes] = {one: path.parent.name for one, path in parts.items()}
     inputs |= {"recipe": recipe.read_bytes(), "linuxkit": program.parent.name, "zstd": LEVEL}
+    inputs["forms"] = "cpio tar"
 
     def build(step: Step, folder: Path) -> None:
         work = folder / "work"
@@ -61,6 +99,7 @@ def _part(engine: Engine, name: str) -> Path:
         plain = work / "plain.cpio"
         step.run(["gzip", "-dc", work / f"{name}-initrd.img"], stdout=plain)
         step.run(["zstd", LEVEL, "-T0", "-q", plain, "-o", folder / "part.zst"])
+        shutil.move(work / f"{name}.tar", folder / "part.tar")
         shutil.rmtree(work)
 
     return engine.make(f"initrd-{name}", cache.key_of(inputs), build)

@@ -36,11 +36,14 @@ def make(engine: Engine) -> Path:
 def assemble(step: Step, program: Path, recipe: Path, images: list[Path], out: Path) -> None:
     """Lay the images over each other as a recipe says.
 
-    Leaves: ``<recipe>-initrd.img`` in ``out``, a cpio packed by gzip.
+    Leaves: in ``out`` the same tree twice, ``<recipe>-initrd.img``, a cpio packed by gzip, and
+    ``<recipe>.tar``.
     """
     store = out / ".store"
     for image in images:
         step.run([program, "cache", "import", "--cache", store, image])
     argv: list[str | Path] = [program, "build", "--cache", store, "--no-sbom", "--dir", out]
-    step.run([*argv, "--format", "kernel+initrd", recipe])
+    # A tar must be the only format of its run.
+    for form in ("kernel+initrd", "tar"):
+        step.run([*argv, "--format", form, recipe])
     shutil.rmtree(store)

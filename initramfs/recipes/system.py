@@ -27,6 +27,7 @@ PACKAGES = {
     "zstd": "packs the initrd and image layers",
     "python3.11-minimal": "compiles the guest's Python files with the guest's interpreter",
     "ca-certificates": "checks the servers that Go modules and crates come from",
+    "erofs-utils": "makes the root image",
     "e2fsprogs": "makes ext4 images of layers",
     "qemu-system-x86": "runs the utility VM",
     "ipxe-qemu": "option ROMs that QEMU wants for its NICs",

@@ -36,6 +36,7 @@ class Floors:
         whole = self._folder / "same.initrd"
         own = archive({_PLACE: self._program})
         # The kernel unpacks archives one behind the other; each starts at a multiple of four.
+        assert machine.initrd is not None
         image = machine.initrd.read_bytes()
         whole.write_bytes(image + bytes(-len(image) % 4) + own)
         return replace(machine, initrd=whole, kernel_args=(f"rdinit=/{_PLACE}",))

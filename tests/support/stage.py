@@ -97,7 +97,7 @@ def make_stage(folder: Path, **config: object) -> Stage:
     _write_program(programs / "qemu-system-x86_64", "qemu")
     _write_program(programs / "vhost-device-vsock", "vsock")
     _write_server(programs)
-    for name in ("kernel", "initrd"):
+    for name in ("kernel", "initrd", "root-image"):
         (folder / name).write_bytes(b"")
     tar = layer_tar([member("etc/passwd", b"root:x:0:0::/:/bin/sh\nneko:x:77:88::/:/bin/sh\n")])
     image = write_layout(folder / "image", [tar], config={"Cmd": ["true"], **config})
@@ -110,6 +110,7 @@ def make_stage(folder: Path, **config: object) -> Stage:
         "TMPDIR": str(folder / "tmp"),
         "GCS_KERNEL": str(folder / "kernel"),
         "GCS_INITRD": str(folder / "initrd"),
+        "GCS_ROOT_IMAGE": str(folder / "root-image"),
         "GCS_VHOST_DEVICE_VSOCK": str(programs / "vhost-device-vsock"),
     }
     return Stage(environment, image, folder / "run", folder / "state")

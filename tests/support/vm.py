@@ -2,10 +2,12 @@
 
 `python -m tests.support.vm qemu …` and `… vsock …` stand in for QEMU and vhost-device-vsock in
 tests of the service and of gcsctl: they understand the same command lines, connect to each
-other the same way, and between them run the guest of tests.support.guest.
+other the same way, and between them run the guest of tests.support.guest. QEMU's is written to
+the file that GCS_TEST_ARGV names, for tests that want to know it.
 """
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -186,6 +188,8 @@ def main(argv: Sequence[str]) -> int:
     """Be one of the two programs."""
     program, words = argv[0], argv[1:]
     if program == "qemu":
+        if told := os.environ.get("GCS_TEST_ARGV"):
+            Path(told).write_text(" ".join(words))
         trio.run(run_qemu, words, _say_hello)
     else:
         trio.run(run_vsock, words, _be_guest)

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -358,6 +359,39 @@ def test_an_image_that_is_not_there_is_said_before_anything_starts(
     assert main(["run", "/no/such\x1bimage"]) == 125
     sentence = "image /no/such\\x1bimage: no such file or folder, and no imported image"
     assert capsys.readouterr().err == f"gcsctl: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "-initrd {0}/initrd"),
+        (("--boot", "initrd"), "-initrd {0}/initrd"),
+        (("--boot", "pmem"), "mem-path={0}/root-image,size=0"),
+        (("--root-image", "{0}/kernel"), "mem-path={0}/kernel,size=0"),
+    ],
+)
+def test_the_vm_boots_from_what_was_asked_for(
+    stage: Stage, arguments: tuple[str, ...], words: str
+) -> None:
+    """A form that is not named is that of the image that is."""
+    folder = Path(stage.environment["GCS_INITRD"]).parent
+    given = [word.format(folder) for word in arguments]
+    said = folder / "argv"
+    environment = {**stage.environment, "GCS_TEST_ARGV": str(said)}
+    done = replace(stage, environment=environment).run("run", *given, str(stage.image))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert words.format(folder) in said.read_text()
+
+
+@pytest.mark.parametrize(("form", "option"), [("pmem", "--initrd"), ("initrd", "--root-image")])
+def test_an_image_of_the_other_boot_form_is_refused(
+    stage: Stage, form: str, option: str
+) -> None:
+    """It would be ignored otherwise."""
+    done = stage.run("run", "--boot", form, option, "/some/file", str(stage.image))
+    assert done.returncode == 125
+    assert f"{option} /some/file: --boot {form} has no " in done.stderr.decode()
+    assert stage.leftovers() == []
 
 
 def test_a_tar_of_a_layout_is_an_image_too(stage: Stage) -> None:

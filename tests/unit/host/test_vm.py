@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,20 @@ def test_a_kernel_with_vhost_vsock_needs_no_program() -> None:
     argv = qemu_argv(CONFIG, wiring)
     assert "vhost-vsock-pci,guest-cid=1234567" in option(argv, "-device")
     assert "-add-fd" not in argv
+
+
+def test_a_root_image_is_shared_persistent_memory_and_no_layer() -> None:
+    """It is on the root bus, behind no port that a layer's number names, and has no initrd."""
+    config = VmConfig(kernel=Path("/k"), root_image=Path("/r,1"), init_args=("-e", "1"))
+    argv = qemu_argv(config, replace(WIRING, root_size=4 << 20))
+    assert "-initrd" not in argv
+    (_, memory) = option(argv, "-object")
+    words = "id=root,mem-path=/r,,1,size=4194304,share=on,readonly=on"
+    assert memory == f"memory-backend-file,{words}"
+    assert "virtio-pmem-pci,memdev=root" in option(argv, "-device")
+    words = kernel_command_line(config)
+    assert " root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro rootwait " in words
+    assert words.endswith(" init=/init -- -e 1")
 
 
 # -- the monitor -------------------------------------------------------------------------------
