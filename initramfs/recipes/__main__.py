@@ -3,6 +3,7 @@
 It will not hold recipes: this is the table of them, and the one place that catches a failure.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,14 @@ from initramfs.recipes import (
     linuxkit,
     locks,
     nyancat,
+    reproduce,
+    sbom,
     steps,
     system,
     toolbox,
     venv,
     vhost_device_vsock,
+    why,
 )
 from initramfs.recipes.engine import Engine
 
@@ -43,11 +47,17 @@ def _kernel_debug(engine: Engine) -> None:
 
 def _initrd(engine: Engine) -> None:
     engine.link(linuxkit.make(engine) / "linuxkit", "linuxkit")
-    engine.link(initrd.make(engine) / "initrd", "initrd")
+    _guest(engine, full=False)
 
 
 def _initrd_full(engine: Engine) -> None:
-    engine.link(initrd.make(engine, full=True) / "initrd", "initrd-full")
+    _guest(engine, full=True)
+
+
+def _guest(engine: Engine, *, full: bool) -> None:
+    suffix = "-full" if full else ""
+    engine.link(initrd.make(engine, full=full) / "initrd", f"initrd{suffix}")
+    engine.link(initrd.make_root_image(engine, full=full) / "root-image", f"root-image{suffix}")
 
 
 def _images(engine: Engine) -> None:
@@ -62,8 +72,17 @@ def _tools(engine: Engine) -> None:
 
 
 def _setup(engine: Engine) -> None:
-    for make in (system.ensure, _venv, _images, _initrd, _initrd_full, _tools, _kernel):
+    for make in (system.ensure, _venv, _images, _initrd, _initrd_full, _sbom, _tools, _kernel):
         make(engine)
+
+
+def _sbom(engine: Engine) -> None:
+    engine.link(sbom.make(engine) / "sbom.spdx.json", "sbom.spdx.json")
+    engine.link(sbom.make(engine, full=True) / "sbom.spdx.json", "sbom-full.spdx.json")
+
+
+def _kernel_why(engine: Engine) -> None:
+    print(why.tell(engine.repo, os.environ.get("OPTION", "")))
 
 
 def _run(engine: Engine) -> int:
@@ -81,6 +100,10 @@ TARGETS: dict[str, Callable[[Engine], int | None]] = {
     "initrd-full": _initrd_full,
     "images": _images,
     "tools": _tools,
+    "kernel-why": _kernel_why,
+    "sbom": _sbom,
+    "reproduce": lambda engine: reproduce.prove(engine, with_kernel=False),
+    "reproduce-kernel": lambda engine: reproduce.prove(engine, with_kernel=True),
     "setup": _setup,
     "run": _run,
     "lock": locks.refresh,

@@ -1,12 +1,13 @@
-import ast
 import re
 from pathlib import Path
 
 import pytest
 
+from initramfs.recipes import why
+from initramfs.recipes.steps import StepError
+
 REPO = Path(__file__).resolve().parents[2]
 FRAGMENTS = sorted((REPO / "kconfig").glob("*.config"))
-NEEDS = re.compile(r"CONFIG_([A-Z0-9_]+)")
 
 
 def options(path: Path) -> dict[str, str]:
@@ -46,16 +47,6 @@ def test_speculation_is_fenced() -> None:
     assert options(REPO / "kconfig/base.config")["CPU_MITIGATIONS"] == "y"
 
 
-def needs() -> dict[str, str]:
-    """Return each option that a module's docstring says it needs, and the module."""
-    found: dict[str, str] = {}
-    for path in sorted((REPO / "gcs").rglob("*.py")):
-        text = ast.get_docstring(ast.parse(path.read_text())) or ""
-        for part in re.findall(r"Needs:((?:.+\n?)+)", text):
-            found |= {name: str(path.relative_to(REPO)) for name in NEEDS.findall(part)}
-    return found
-
-
 def test_every_option_that_a_module_needs_is_built() -> None:
     built = {
         name
@@ -64,4 +55,19 @@ def test_every_option_that_a_module_needs_is_built() -> None:
         for name, value in options(path).items()
         if value != "n"
     }
-    assert {name: module for name, module in needs().items() if name not in built} == {}
+    needed = why.needs(REPO)
+    assert needed
+    assert {path: names - built for path, names in needed.items() if names - built} == {}
+
+
+def test_an_option_is_explained_with_its_reason_and_who_needs_it() -> None:
+    said = why.tell(REPO, "CONFIG_VIRTIO_PMEM").splitlines()
+    reason = "virtio-pmem: how QEMU shows a layer's file"
+    assert said[0] == f"CONFIG_VIRTIO_PMEM=y in kconfig/pmem-dax.config: {reason}"
+    assert "  needed by gcs/linux/pmem.py" in said
+    assert why.tell(REPO, "virtio_pmem").splitlines() == said
+
+
+def test_an_option_that_nobody_chose_is_said_to_be_none() -> None:
+    with pytest.raises(StepError, match="names CONFIG_NO_SUCH_OPTION"):
+        why.tell(REPO, "NO_SUCH_OPTION")

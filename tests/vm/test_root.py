@@ -1,0 +1,140 @@
+"""The VM's own root in both boot forms: small, the image's to the byte, nobody's to write."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.stage import ROOT, Stage
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
+
+#: What a VM of each form runs the seven-layer container with.
+_MEMORY = {"initrd": "128M", "pmem": "64M"}
+#: File systems of the kernel, and where state may be.
+_WRITABLE = ("/dev", "/proc", "/run", "/sys", "/tmp")
+_SCRIPT = (ROOT / "tests/support/covered_root.py").read_text()
+_PYTHON = ("/usr/bin/python3.11", "-ISBc")
+
+
+@dataclass(frozen=True)
+class Booted:
+    """A VM of one form in which the seven-layer container runs."""
+
+    form: str
+    stage: Stage
+
+    def vm(self, *words: str) -> str:
+        """Run a program of the VM itself, as root."""
+        done = self.stage.run("exec", "--vm", "nyan", *words, timeout_s=200)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode()
+
+
+@pytest.fixture(scope="module", params=_MEMORY)
+def booted(gcsctl_for_module: Stage, request: pytest.FixtureRequest) -> Iterator[Booted]:
+    """A VM of the least memory that is promised."""
+    form, stage = str(request.param), gcsctl_for_module
+    words = ("run", "-d", "--name", "nyan", "--boot", form, "--memory", _MEMORY[form])
+    done = stage.run(*words, str(stage.image), "sleep", "3000", timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    yield Booted(form, stage)
+    stage.run("rm", "-f", "nyan", timeout_s=100)
+    assert stage.leftovers() == []
+
+
+def test_the_seven_layer_container_runs_in_a_small_vm(booted: Booted) -> None:
+    """Seven layers, each by DAX, and one more process beside its init."""
+    mounts = booted.vm("cat", "/proc/mounts")
+    assert len(re.findall(r"^/dev/pmem\d+ /run/layers/p\d+ .*\bdax", mounts, re.M)) == 7
+    done = booted.stage.run("exec", "nyan", "sh", "-c", "echo $((6 * 7))", timeout_s=200)
+    assert (done.returncode, done.stdout) == (0, b"42\n")
+    assert "Out of memory" not in booted.vm("dmesg")
+
+
+def test_the_root_is_of_its_form_and_read_only(booted: Booted) -> None:
+    """By the kernel's own words; with DAX the VM has no copy of it."""
+    (root,) = re.findall(r"^\S+ / (\S+) (\S+) ", booted.vm("cat", "/proc/mounts"), re.M)
+    assert root[0] == {"initrd": "overlay", "pmem": "erofs"}[booted.form]
+    options = root[1].split(",")
+    assert {"ro", "nosuid", "nodev"} <= set(options)
+    assert (booted.form == "pmem") == ("dax=always" in options)
+
+
+def test_root_can_write_nowhere_but_where_state_may_be(booted: Booted) -> None:
+    """Every mount in the VM's namespace is read-only, the kernel's, or a container's."""
+    found = re.findall(r"^\S+ (\S+) \S+ rw\b", booted.vm("cat", "/proc/mounts"), re.M)
+    assert found
+    strange = [at for at in found if not re.match(rf"({'|'.join(_WRITABLE)})(/|$)", at)]
+    assert strange == []
+    # A folder for each place that programs like to write to.
+    script = (
+        "for d in / /etc /var /root /usr/lib/gcs /bin /mnt; do touch $d/x && echo $d; done; :"
+    )
+    assert booted.vm("sh", "-c", f"({script}) 2>/dev/null") == ""
+
+
+def test_no_remount_and_no_covered_root_can_be_written(booted: Booted) -> None:
+    """Nor is anything of the image left below it, where the kernel has unpacked an initrd."""
+    found = json.loads(booted.vm(*_PYTHON, _SCRIPT))
+    refusal = "Read-only file system"
+    for what in ("as it is", "after remount", "after remount bind", "below"):
+        assert found[what] == refusal, found
+    assert found["root taken off"] == found["to what was below"] == "done"
+    assert found["files below"] == []
+
+
+def test_nothing_is_suid_and_no_file_is_for_all_to_write(booted: Booted) -> None:
+    """There is no second user in the VM, and no way to become one."""
+    script = "find / -xdev -perm /6000; find / -xdev ! -type l -perm /0022 ! -path /tmp"
+    assert booted.vm("sh", "-c", script) == ""
+
+
+def test_state_is_in_memory_that_nothing_runs_from(booted: Booted) -> None:
+    """/run and /tmp have limits, and are noexec."""
+    mounts = dict(
+        re.findall(r"^\S+ (/run|/tmp) tmpfs (\S+)", booted.vm("cat", "/proc/mounts"), re.M)
+    )
+    for options in mounts.values():
+        assert {"nosuid", "nodev", "noexec"} <= set(options.split(","))
+        assert re.search(r"\bsize=\d+k\b", options)
+    assert set(mounts) == {"/run", "/tmp"}
+
+
+def test_the_only_programs_are_init_and_the_agent(booted: Booted) -> None:
+    """No shell waits for anybody: what runs has been asked for, and nothing listens on TCP."""
+    script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null; echo; done"
+    running = [line.split() for line in booted.vm("sh", "-c", script).splitlines() if line]
+    asked_for = ("sleep", "sh", "tr", "runc", "crun")
+    names = {words[0].rpartition("/")[2] for words in running} - set(asked_for)
+    assert names == {"init", "python3.11"}, running
+    listening = booted.vm("sh", "-c", "cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp")
+    assert len(listening.splitlines()) == 3, listening
+
+
+def test_each_file_is_the_image_s_and_belongs_to_a_listed_package(booted: Booted) -> None:
+    """After all that was done in it, the root is to the byte what the list says."""
+    document = json.loads((ROOT / "build/sbom.spdx.json").read_text())
+    sums = {
+        each["fileName"].removeprefix("."): each["checksums"][1]["checksumValue"]
+        for each in document["files"]
+    }
+    script = "find / -xdev -type f -exec sha256sum {} +"
+    told = (line.split(maxsplit=1) for line in booted.vm("sh", "-c", script).splitlines())
+    found = {path: digest for digest, path in told}
+    assert found == sums
+    names = {each["SPDXID"] for each in document["packages"]}
+    contains = [r for r in document["relationships"] if r["relationshipType"] == "CONTAINS"]
+    assert len(contains) == len(sums)
+    assert {each["spdxElementId"] for each in contains} == names
+
+
+def test_the_image_is_as_small_as_promised() -> None:
+    """12 MiB packed, 36 MiB unpacked; with what only some hosts ask for 18 MiB packed."""
+    mib = 1024 * 1024
+    sizes = {name: (ROOT / "build" / name).stat().st_size for name in ("initrd", "initrd-full")}
+    assert sizes["initrd"] <= 12 * mib
+    assert sizes["initrd-full"] <= 18 * mib
+    assert (ROOT / "build/root-image").stat().st_size <= 36 * mib
