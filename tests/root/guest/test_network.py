@@ -223,13 +223,15 @@ async def held(host: AgentHost, client: Client) -> tuple[int, int, int]:
     return len(found) - threads, sum(word.startswith("net:") for word in found), threads
 
 
-async def add_and_remove_ten(host: AgentHost, client: Client, wires: Wires, pod: Pod) -> None:
-    """Ten at a time, five into the pod and the others into namespaces of nobody."""
+async def add_and_remove_ten(
+    host: AgentHost, client: Client, wires: Wires, pod: Pod, time: int
+) -> None:
+    """Ten at a time, five into the pod and the others into new namespaces of nobody."""
     numbers = range(1, 11)
     plug(host, wires, *numbers)
     async with trio.open_nursery() as nursery:
         for number in numbers:
-            namespace = GUID if number % 2 else f"other {number}"
+            namespace = GUID if number % 2 else f"other {time} {number}"
             settings = adapter(number, namespace, enable_low_metric=True)
             nursery.start_soon(client.call, change(settings))
     assert len(await pod.links()) == 5
@@ -246,10 +248,10 @@ async def test_fifty_nics_leave_nothing(tmp_path: Path, wires: Wires) -> None:
 
     async def scenario(host: AgentHost, client: Client) -> None:
         pod = await make_pod(host, client)
-        await add_and_remove_ten(host, client, wires, pod)
+        await add_and_remove_ten(host, client, wires, pod, 0)
         before = await held(host, client)
-        for _ in range(5):
-            await add_and_remove_ten(host, client, wires, pod)
+        for time in range(1, 6):
+            await add_and_remove_ten(host, client, wires, pod, time)
         assert (await pod.links(), own_links(host)) == ([], [])
         assert "lookup 1" not in await pod.output("ip", "rule")
         # Idle threads are kept for ten seconds, the streams of the last program for a moment.
