@@ -162,9 +162,13 @@ def _move(
     """Move a NIC into another namespace, under the first of the names that is free there.
 
     Whether it is free is for the kernel to say when it moves it: others may be at work there,
-    and root in a container can make links of any name. Raises EEXIST when none is free.
+    and root in a container can make links of any name. But when it says no it has often moved
+    the NIC, and warns of that in its log: so names that are known to be taken are passed over.
+    Raises EEXIST when none is free.
     """
     for name in names:
+        if _is_taken(to, name):
+            continue
         try:
             source.move(nic, netns_, name)
         except FileExistsError:
@@ -173,6 +177,16 @@ def _move(
         else:
             return to.find(name)
     raise OSError(errno.EEXIST, f"no name is free for link {nic.name}")
+
+
+def _is_taken(session: link.Session, name: str) -> bool:
+    try:
+        session.find(name)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return False
+    return True
 
 
 def _rename(session: link.Session, nic: link.Link, names: Iterator[str]) -> link.Link:
