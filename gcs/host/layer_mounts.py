@@ -18,10 +18,13 @@ from gcs.host.background import all_of
 from gcs.host.bridge import modify
 from gcs.host.client import Client
 from gcs.host.place import Place
+from gcs.host.qemu import DEVICE_MEMORY_GIB
 from gcs.host.vm import Vm
 from gcs.wire.resource import MappingInfo, RequestType, ResourceType, VPMemDevice
 
 __all__ = ["LayerMounts"]
+
+_GIB = 1 << 30
 
 
 @dataclass(slots=True)
@@ -61,10 +64,11 @@ class LayerMounts:
 
         A layer that is there several times is mounted, and counted, once.
 
-        Raises GcsError when the VM has too few ports, before anything is done, or when a layer
-        can't be plugged in or mounted. Leaves nothing mounted then that was not before.
+        Raises GcsError when the VM has too few ports or too little room, before anything is
+        done, or when a layer can't be plugged in or mounted. Leaves nothing mounted then that
+        was not before.
         """
-        self._check_ports(places)
+        self._check_room(places)
         wanted = [self._known(place) for place in dict.fromkeys(places)]
         done: list[_Mount] = []
 
@@ -79,8 +83,8 @@ class LayerMounts:
             raise
         return tuple(self._mounts[place].settings.mount_path for place in places)
 
-    def _check_ports(self, places: Sequence[Place]) -> None:
-        """Raise GcsError when there is not a port for each file that is not plugged in."""
+    def _check_room(self, places: Sequence[Place]) -> None:
+        """Raise GcsError when there is no port, or no room, for a file to be plugged in."""
         wanted = {place.file for place in places} - self._devices.keys()
         ports = self.vm.config.pmem_ports
         left = ports - len(self._devices)
@@ -88,6 +92,12 @@ class LayerMounts:
             raise GcsError(
                 f"{len(wanted)} layers that the VM does not have yet need a port each, and of "
                 f"its {ports} {left or 'none'} {'is' if left == 1 else 'are'} left"
+            )
+        size = sum(file.stat().st_size for file in wanted | self._devices.keys())
+        if wanted and size > DEVICE_MEMORY_GIB * _GIB:
+            raise GcsError(
+                f"with {len(wanted)} more layers the VM would have {size / _GIB:.1f} GiB of "
+                f"them, and it has room for {DEVICE_MEMORY_GIB}"
             )
 
     def _known(self, place: Place) -> tuple[_Device, _Mount, Path]:

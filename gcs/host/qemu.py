@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
+    "DEVICE_MEMORY_GIB",
     "MAX_NIC_PORTS",
     "MAX_PMEM_PORTS",
     "VmConfig",
@@ -36,7 +37,7 @@ _FIRST_NIC_SLOT = 200
 #: Guest-physical room for hot-plugged memory devices, address space only: the layers of an
 #: image as large as any in public registries, twice. A processor with 40 address bits has 1
 #: TiB.
-_DEVICE_MEMORY_GIB = 64
+DEVICE_MEMORY_GIB = 64
 #: With dax=always the mount fails where it would have to copy. Only with an initrd would the
 #: kernel look for /init by itself. No other pmem device is there so early.
 _ROOT_WORDS = (
@@ -144,7 +145,7 @@ def _machine(config: VmConfig) -> tuple[str, ...]:
     return (
         *("-machine", machine, "-cpu", cpu_model(config.accelerator)),
         *("-smp", str(config.cpus)),
-        *("-m", f"{memory}M,slots=1,maxmem={memory + _DEVICE_MEMORY_GIB * 1024}M"),
+        *("-m", f"{memory}M,slots=1,maxmem={memory + DEVICE_MEMORY_GIB * 1024}M"),
         # Shared, because vhost-device-vsock reads and writes the rings in the guest's memory.
         *("-object", f"memory-backend-memfd,id=ram,size={memory}M,share=on"),
     )

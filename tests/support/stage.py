@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,10 +24,12 @@ class Stage:
     image: Path
     runtime: Path
     state: Path
+    #: what gcsctl is started by, as in another network
+    prefix: Sequence[str] = ()
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of a gcsctl."""
-        return [sys.executable, "-m", "gcs.host.cli", *arguments]
+        return [*self.prefix, sys.executable, "-m", "gcs.host.cli", *arguments]
 
     def start(
         self, *arguments: str, terminal: int = subprocess.PIPE

@@ -113,3 +113,22 @@ async def test_a_vm_without_a_port_for_a_layer_says_so(
             await here.mounts.mount(whole(files[1:]))
         with pytest.raises(GcsError, match=f"of its {ports} none are left"):
             await here.mounts.mount(whole(files))
+
+
+async def test_layers_that_are_larger_than_a_vm_can_have_are_refused(
+    tmp_path: Path, layers: list[Path]
+) -> None:
+    """Before anything is done; those that fit are mounted all the same."""
+    large = [tmp_path / f"large{number}" for number in range(3)]
+    for path in large:
+        with path.open("wb") as file:
+            file.truncate(25 << 30)
+    async with world(tmp_path) as here:
+        await here.mounts.mount(whole(layers))
+        words = (
+            r"with 3 more layers the VM would have 75\.0 GiB of them, and it has room for 64"
+        )
+        with pytest.raises(GcsError, match=words):
+            await here.mounts.mount(whole(large))
+        assert len(plugged([*here.qemu.devices])) == 3
+        await here.mounts.mount(whole(large[:2]))
