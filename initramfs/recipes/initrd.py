@@ -50,18 +50,30 @@ def make_root_image(engine: Engine, *, full: bool = False) -> Path:
     def build(step: Step, folder: Path) -> None:
         tree, image = folder / "tree", folder / "root-image"
         tree.mkdir()
+        # It becomes the root, whatever this user's umask is.
+        tree.chmod(0o755)
         for part in parts:
             tar: list[str | Path] = ["tar", "-xpf", part / "part.tar", "-C", tree]
             # LinuxKit notes in each header where the file is from.
             step.run([*tar, "--no-same-owner", "--warning=no-unknown-keyword"])
-        step.run(["mkfs.erofs", *EROFS, image, tree])
-        whole = -(-image.stat().st_size // PMEM_ALIGNMENT_BYTES) * PMEM_ALIGNMENT_BYTES
-        os.truncate(image, whole)
+        step.run(pack_words(image, tree))
+        align(image)
         shutil.rmtree(tree)
 
     inputs: dict[str, str | bytes] = {part.parent.name: part.name for part in parts}
     name = "root-image-full" if full else "root-image"
     return engine.make(name, cache.key_of(inputs | {"options": " ".join(EROFS)}), build)
+
+
+def pack_words(image: Path, tree: Path) -> list[str | Path]:
+    """Return the command that makes a root image of a folder; `align` it afterwards."""
+    return ["mkfs.erofs", *EROFS, image, tree]
+
+
+def align(image: Path) -> None:
+    """Make a root image as long as persistent memory must be."""
+    whole = -(-image.stat().st_size // PMEM_ALIGNMENT_BYTES) * PMEM_ALIGNMENT_BYTES
+    os.truncate(image, whole)
 
 
 def image_names(recipe: str) -> list[str]:

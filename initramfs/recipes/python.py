@@ -12,15 +12,19 @@ from initramfs.recipes import archive, cache, debian, modules, tree, venv
 from initramfs.recipes.archive import LIB, USR_LIB, FromDebian
 from initramfs.recipes.engine import Engine
 from initramfs.recipes.steps import Step
-from initramfs.recipes.tree import Tree
+from initramfs.recipes.tree import Entry, Tree
 
 #: The guest's interpreter: Debian 12's, whatever this machine has.
 PYTHON = "python3.11"
+#: Not one that a version manager put first in PATH: Debian's has more modules built in.
+RUN = f"/usr/bin/{PYTHON}"
 STDLIB = f"usr/lib/{PYTHON}"
 #: Where the agent and its packages live.
 OURS = "usr/lib/gcs"
 #: Run by the guest's interpreter.
-BYTECODE = "initramfs/recipes/bytecode.py"
+BYTECODE, KEEP = "initramfs/recipes/bytecode.py", "initramfs/recipes/keep.py"
+#: What KEEP makes, where the agent looks for it.
+KEPT = f"{OURS}/kept.bin"
 LIBRARY = (f"lib{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
 INTERPRETER = FromDebian(
     (
@@ -77,14 +81,25 @@ def packages(engine: Engine) -> Path:
 
 def agent(engine: Engine) -> Path:
     """Return the archive of the agent, its launcher, and what stands in for others' modules."""
-    sources = agent_modules(engine.repo) | _stand_ins(engine.repo)
+    own = agent_modules(engine.repo) | _stand_ins(engine.repo)
+    own[f"{OURS}/kept.py"] = tree.regular(
+        (engine.repo / "initramfs/agent/kept.py").read_bytes()
+    )
+    used, downloaded = _used(engine), wheels(engine)
+    library = debian.Pool(engine).resolve(LIBRARY)
     launcher = (engine.repo / "initramfs/agent/gcs").read_bytes()
 
     def contents(step: Step, scratch: Path) -> Tree:
-        compiled = _compiled(engine, step, scratch, sources)
-        return compiled | {"bin/gcs": tree.regular(launcher, 0o755)}
+        known = _packages_of(downloaded)
+        for package in library:
+            known |= tree.from_deb(step, debian.Pool(engine).path(package), scratch)
+        kept = _kept(engine, step, scratch, {p: e for p, e in known.items() if p in used} | own)
+        compiled = _compiled(engine, step, scratch, own)
+        return compiled | {KEPT: kept, "bin/gcs": tree.regular(launcher, 0o755)}
 
-    inputs = {path: entry.data for path, entry in sources.items()} | {"launcher": launcher}
+    inputs: dict[str, str | bytes] = {path: entry.data for path, entry in own.items()}
+    inputs |= {"launcher": launcher, "used": " ".join(sorted(used)), "wheels": downloaded.name}
+    inputs |= {package.name: package.sha256 for package in library}
     return archive.make(engine, "agent", inputs | _how(engine), contents)
 
 
@@ -167,18 +182,33 @@ def _stand_ins(repo: Path) -> Tree:
 
 
 def _how(engine: Engine) -> dict[str, str | bytes]:
-    return {"bytecode": (engine.repo / BYTECODE).read_bytes()}
+    return {name: (engine.repo / name).read_bytes() for name in (BYTECODE, KEEP)}
+
+
+def _kept(engine: Engine, step: Step, scratch: Path, files: Tree) -> Entry:
+    """Return the code of the methods that the agent has compiled as it starts."""
+    root, out = scratch / "keep", scratch / "kept.bin"
+    _write(root, files)
+    # Sets of names have the same order each time.
+    step.run([RUN, "-sSB", engine.repo / KEEP, root, out], env={"PYTHONHASHSEED": "0"})
+    shutil.rmtree(root)
+    return tree.regular(out.read_bytes())
+
+
+def _write(root: Path, files: Tree) -> None:
+    for path, entry in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(entry.data)
 
 
 def _compiled(engine: Engine, step: Step, scratch: Path, files: Tree) -> Tree:
     """Return the same modules as .pyc in place of .py, libraries without their symbols."""
     root = scratch / "compile"
-    for path, entry in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(entry.data)
+    _write(root, files)
+    for path in files:
         if path.endswith(".so"):
             step.run(["strip", "--strip-unneeded", root / path])
-    step.run([PYTHON, "-I", engine.repo / BYTECODE, root])
+    step.run([RUN, "-I", engine.repo / BYTECODE, root])
     compiled: Tree = {}
     for path, entry in files.items():
         made = f"{path}c" if path.endswith(".py") else path

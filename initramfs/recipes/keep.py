@@ -1,0 +1,47 @@
+"""``python3.11 -sSB keep.py ROOT OUT``: keep what is compiled of texts as the agent starts.
+
+The guest's interpreter runs this on a tree of the guest's modules, with nothing of this
+machine's; `initramfs/agent/kept.py` uses the result. An agent that can't be imported fails the
+build.
+"""
+
+import builtins
+import marshal
+import sys
+import zlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
+
+#: The last one without references, which depend on what else is in memory.
+MARSHAL_VERSION = 2
+root, out = sys.argv[1:]
+sys.path[:] = [
+    f"{root}/usr/lib/{place}" for place in ("gcs", "python3.11", "python3.11/lib-dynload")
+]
+codes: "dict[str, CodeType]" = {}
+
+
+def execute(text: str, variables: dict[str, object], results: dict[str, object]) -> None:
+    """Be dataclasses' exec()."""
+    codes[text] = builtins.compile(text, "<string>", "exec", dont_inherit=True)
+    builtins.exec(codes[text], variables, results)  # noqa: S102 - dataclasses' own
+
+
+def compile_text(text: str, name: str, mode: str) -> "CodeType":
+    """Be attrs' compile()."""
+    codes[f"{name}\0{text}"] = builtins.compile(text, name, mode, dont_inherit=True)
+    return codes[f"{name}\0{text}"]
+
+
+vars(__import__("dataclasses"))["exec"] = execute
+vars(__import__("attr._make", fromlist=["_make"]))["compile"] = compile_text
+__import__("gcs.guest.main")
+places, data = {}, b""
+for text, code in sorted(codes.items()):
+    known, compiled = text.encode(), marshal.dumps(code, MARSHAL_VERSION)
+    places[zlib.crc32(known)] = (len(data), len(known), len(compiled))
+    data += known + compiled
+with open(out, "wb") as file:  # noqa: PTH123 - pathlib would be this machine's
+    file.write(marshal.dumps((places, data), MARSHAL_VERSION))
