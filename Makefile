@@ -79,7 +79,7 @@ bench-check: setup ## fail when a ratio to its floor is worse than the committed
 	$(BIN)/python -m tests.bench --check $(BENCH)
 
 .PHONY: boot-profile
-boot-profile: setup ## a picture of where the time of a boot goes, to docs/bench/boot-profile.svg
+boot-profile: setup ## pictures of where the time of a boot goes, to docs/bench/boot-profile-FORM.svg
 	$(BIN)/python -m tests.bench.bootprofile
 
 .PHONY: kernel

@@ -9,6 +9,7 @@ from gcs.host.bridge import accept_bridge
 from gcs.host.qemu import VmConfig
 from gcs.host.vm import open_vm
 from gcs.host.vsock import BRIDGE_PORT
+from initramfs.recipes import initrd
 from tests.bench import guest
 from tests.bench.figures import Figure, figure
 
@@ -33,6 +34,11 @@ class Floors:
 
     def same_image(self, machine: VmConfig) -> VmConfig:
         """Return the same VM, the floor's program in its image, as PID 1."""
+        if machine.root_image is not None:
+            tree = self._folder / "same"
+            extract = ("fsck.erofs", f"--extract={tree}", machine.root_image.resolve())
+            subprocess.run(extract, check=True, capture_output=True)
+            return self._root_image(machine, tree)
         whole = self._folder / "same.initrd"
         own = archive({_PLACE: self._program})
         # The kernel unpacks archives one behind the other; each starts at a multiple of four.
@@ -43,9 +49,22 @@ class Floors:
 
     def bare(self, machine: VmConfig) -> VmConfig:
         """Return the same VM with an image that holds nothing else."""
+        if machine.root_image is not None:
+            tree = self._folder / "bare"
+            (tree / "dev").mkdir(parents=True)
+            return self._root_image(machine, tree)
         alone = self._folder / "bare.initrd"
         alone.write_bytes(archive({"init": self._program}))
         return replace(machine, initrd=alone)
+
+    def _root_image(self, machine: VmConfig, tree: Path) -> VmConfig:
+        """Return the VM with a root image of a folder and the floor's program."""
+        program, image = tree / _PLACE, tree.with_suffix(".erofs")
+        program.write_bytes(self._program)
+        program.chmod(0o755)
+        subprocess.run(initrd.pack_words(image, tree), check=True, capture_output=True)
+        initrd.align(image)
+        return replace(machine, root_image=image, kernel_args=(f"init=/{_PLACE}",))
 
 
 def archive(programs: dict[str, bytes]) -> bytes:
@@ -77,19 +96,23 @@ async def seconds_to_dial(machine: VmConfig) -> float:
 
 
 async def measure(*, rounds: int) -> list[Figure]:
-    """Return the figures of a cold start."""
+    """Return the figures of a cold start in both forms."""
+    return [each for form in guest.FORMS for each in await _measure(form, rounds)]
+
+
+async def _measure(form: str, rounds: int) -> list[Figure]:
     same, bare = list[tuple[float, float]](), list[tuple[float, float]]()
-    machine = guest.config()
+    machine = guest.config(form)
     with guest.folder() as place:
         floors = Floors(place)
+        bare_one, same_one = floors.bare(machine), floors.same_image(machine)
         for _ in range(rounds):
-            least = await seconds_to_dial(floors.bare(machine))
-            floor = await seconds_to_dial(floors.same_image(machine))
+            least = await seconds_to_dial(bare_one)
+            floor = await seconds_to_dial(same_one)
             ours = await seconds_to_dial(machine)
             same.append((ours, floor))
             bare.append((ours, least))
     what = "QEMU's start to the agent's connection"
-    form = "initrd"
     return [
         figure(
             *(f"boot, {form}", what, "s"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
+from gcs.host.artifacts import find_initrd, find_kernel, find_root_image, find_vsock_program
 from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.child import Child
 from gcs.host.client import Client
@@ -32,6 +32,7 @@ from tests.bench.machine import ROOT
 from tests.support.mounting import mount_layers
 
 __all__ = [
+    "FORMS",
     "IMAGE",
     "PATH",
     "Guest",
@@ -45,14 +46,17 @@ __all__ = [
 
 IMAGE = ROOT / "build" / "nyancat"
 LAYERS = 7
+FORMS = ("initrd", "pmem")
 PATH = "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-def config() -> VmConfig:
-    """Return the VM that is measured."""
+def config(form: str = "initrd") -> VmConfig:
+    """Return the VM that is measured, which boots in one of FORMS."""
+    is_pmem = form == "pmem"
     return VmConfig(
         kernel=find_kernel(None),
-        initrd=find_initrd(None),
+        initrd=None if is_pmem else find_initrd(None),
+        root_image=find_root_image(None) if is_pmem else None,
         pmem_ports=LAYERS + 1,
         accelerator=os.environ.get("GCS_TEST_ACCEL", "tcg"),
     )
