@@ -75,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return trio.run(act, options)
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except BaseExceptionGroup as group:
+        # trio raises a Ctrl-C that came too late to be handled where it stops handling it.
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        return _INTERRUPTED
     except (GcsError, OSError) as error:
         say_failure(_sentence(error))
         return _NOT_RUN if options.verb == "run" else _FAILED

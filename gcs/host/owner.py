@@ -8,7 +8,7 @@ unless it is detached.
 import logging
 import secrets
 from functools import partial
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import trio
 
@@ -29,15 +29,16 @@ from gcs.host.owned import Owned
 from gcs.host.run import Course, read_image
 from gcs.host.state import ID_DIGITS, Claim, StateError, StateFolder, keep_logs
 from gcs.host.steps import Steps
-from gcs.wire.control import Remove, Run, RunReply, Stop
+from gcs.wire.control import Remove, Run, RunReply, Stop, Wait
 from gcs.wire.schema import Reply, Request
 
 __all__ = ["Owner"]
 
 _log = logging.getLogger("gcs.host.owner")
 
-#: How long clients may take to get their last answers and to close; they read all the time.
-_DRAIN_S = 2.0
+#: How long clients may take to ask what they have left to ask, to get the answers and to close.
+#: They do it at once, as far as their machine has time for them.
+_DRAIN_S = 10.0
 #: A container's id has 64 hexadecimal digits, as Docker's; its state folder has the first of
 #: them, as many as a VM's id has.
 _ID_BYTES = 32
@@ -50,8 +51,8 @@ class Owner:
         self._folder = folder
         self._nursery = nursery
         self._clients: WeakSet[Conversation] = WeakSet()
-        #: those that have a container here
-        self._askers: WeakSet[Conversation] = WeakSet()
+        #: those that have started a container and stay for its end; set when they have asked
+        self._askers: WeakKeyDictionary[Conversation, trio.Event] = WeakKeyDictionary()
         self._first: Conversation | None = None
         #: by id; of a pod those that are over and left by their clients are not among them
         self._containers: dict[str, Owned] = {}
@@ -77,6 +78,8 @@ class Owner:
         self._clients.add(client)
         if isinstance(request, Run):
             return await self._begin(client, request)
+        if isinstance(request, Wait) and not request.process_id and client in self._askers:
+            self._askers[client].set()
         owned = self._find(request.container_id)
         match request:
             case Stop():
@@ -122,8 +125,12 @@ class Owner:
         elif self._house is not None:
             rooms, machine = self._house
             rooms.start_soon(self._live, rooms, machine, owned)
-        answer = await owned.started()
-        self._askers.add(client)
+        self._askers[client] = trio.Event()
+        try:
+            answer = await owned.started()
+        finally:
+            if run.detached or not owned.has_started:
+                self._askers.pop(client).set()
         started = owned.life.started.value
         if run.detached and started is not None:
             self._nursery.start_soon(keep_streams, started.streams, owned.folder.path)
@@ -246,12 +253,15 @@ class Owner:
 
         A client that has its answer closes. One whose question is still on its way gets an
         answer too: if the socket were closed on it, it could not say how the container ended.
-        Those that have asked for a container wait in their turn, for our end.
+        Those that have started a container and stay ask how it ends, and then wait in their
+        turn, for our end.
         """
         for owned in self._alive:
             owned.finish()
         with trio.move_on_after(_DRAIN_S):
             for client in list(self._clients):
+                if client in self._askers:
+                    await self._askers[client].wait()
                 if client in self._askers:
                     await client.wait_answered()
                 else:
@@ -263,6 +273,8 @@ class Owner:
     async def _watch(self, client: Conversation, owned: Owned) -> None:
         """End a container that was asked for by a client that has gone, unless it may go on."""
         await client.wait_gone()
+        if client in self._askers:
+            self._askers[client].set()
         owned.is_left = True
         if owned.is_settled:
             del self._containers[owned.container_id]
