@@ -1,8 +1,9 @@
 """What VMs take of this machine's memory: the guests' own, the layers, and all else.
 
-A page of a layer that several VMs have mapped is there once. In each VM's resident set it
-counts in full, in its proportional set (Pss) by its share; so the sum of the shares is what the
-machine has spent, as long as nobody else has the file mapped.
+The root image of a VM that boots from one counts as a layer. A page of a layer that several VMs
+have mapped is there once. In each VM's resident set it counts in full, in its proportional set
+(Pss) by its share; so the sum of the shares is what the machine has spent, as long as nobody
+else has the file mapped.
 
 Not here: what the page cache has of files that nobody has mapped, as of scratch disks.
 """
@@ -38,12 +39,12 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
         return self.guest_bytes + self.layers_bytes + self.other_bytes
 
 
-def footprint(pids: Iterable[int], layer_files: Sequence[Path]) -> Footprint:
+def footprint(pids: Iterable[int], mapped_files: Sequence[Path]) -> Footprint:
     """Return what the processes of a VM have in memory.
 
     Raises OSError when one of them has ended or is another user's.
     """
-    return _footprint(by_backing(pids), {Backing.of(path) for path in layer_files})
+    return _footprint(by_backing(pids), {Backing.of(path) for path in mapped_files})
 
 
 def _footprint(table: Mapping[Backing, Usage], backings: set[Backing]) -> Footprint:

@@ -30,7 +30,7 @@ async def observe(container: Container, request: ListMounts | Measure) -> Reply:
         tasks=metrics.pids.current if metrics.pids else 0,
         total_bytes=memory.total_bytes,
         available_bytes=memory.available_bytes,
-        layer_files=tuple(map(str, container.vm.layer_files)),
+        mapped_files=tuple(map(str, container.vm.mapped_files)),
     )
 
 

@@ -174,7 +174,7 @@ async def _ask(known: Known, answers: list[_Answer]) -> None:
 def _vm_stats(folder: Path, answers: Sequence[_Answer]) -> _VmStats | None:
     """Return what there is to know of a VM; None when it has ended meanwhile."""
     _, of_vm = answers[-1]
-    files = {file for _, reply in answers for file in reply.layer_files}
+    files = {file for _, reply in answers for file in reply.mapped_files}
     try:
         host = footprint(recorded_pids(folder), [Path(file) for file in files])
     except (FileNotFoundError, ProcessLookupError):

@@ -76,8 +76,8 @@ class Vm:
         self.qmp = qmp
         self.vsock = vsock
         self.qemu = qemu
-        #: plugged in, in their order; they stay to the end
-        self.layer_files: list[Path] = []
+        #: read-only, in their order, to the end: the root image, if it has one, and layers
+        self.mapped_files = [config.root_image] if config.root_image else []
         self._scratch_fd = scratch_fd
 
     async def start(self) -> None:
@@ -90,7 +90,7 @@ class Vm:
         Raises QmpError; leaves nothing plugged then.
         """
         await self._add_memory(f"layer{number}", number, image, readonly=True)
-        self.layer_files.append(image)
+        self.mapped_files.append(image)
 
     async def add_scratch_memory(self) -> None:
         """Plug in the scratch as the persistent-memory device after those of the layers.

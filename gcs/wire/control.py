@@ -320,7 +320,7 @@ class ListMounts(
 
 
 class MeasureReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a container takes of its VM, what the VM has, and the files it has as layers."""
+    """What a container takes of its VM, what the VM has, and the files that it reads."""
 
     memory_bytes: UInt64 = 0
     #: processor time
@@ -330,8 +330,8 @@ class MeasureReply(Reply, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: what the guest's kernel has, and what of it is free or can be freed
     total_bytes: UInt64 = 0
     available_bytes: UInt64 = 0
-    #: absolute
-    layer_files: tuple[str, ...] = ()
+    #: layers, and the root image if it has one; absolute
+    mapped_files: tuple[str, ...] = ()
 
 
 class Measure(Request[MeasureReply], frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
-from tests.bench import memory
+from tests.bench import memory, sharing
 from tests.bench.chart import Chart, Line, Row, write
 from tests.bench.figures import Figure, Report
 from tests.bench.phases import PHASES
@@ -77,13 +77,12 @@ def _memory(report: Report) -> Chart:
 def _sharing(report: Report) -> Chart:
     rows = []
     for number in range(len(report.values["shared, memory"])):
-        for kind in ("shared", "copied"):
-            label = f"{number + 1} VM{'s' * (number > 0)}, layers {kind}"
+        for kind in sharing.KINDS:
             segments = {
                 title: report.values[f"{kind}, {part}"][number]
                 for title, part in _SHARING_PARTS.items()
             }
-            rows.append(Row(label, segments))
+            rows.append(Row(f"{number + 1} VM{'s' * (number > 0)}, {kind}", segments))
     return Chart(_TITLES["page-sharing"], report.machine.line(), "MiB (Pss)", rows)
 
 
@@ -98,7 +97,7 @@ _TITLES: Mapping[str, str] = {
     "exec": "exec of true in a running container",
     "requests": "Request latency, median",
     "streams": "64 MiB of stdout, container to host",
-    "page-sharing": "Host memory of VMs of one image",
+    "page-sharing": "Host memory of VMs whose layers are copied or shared; pmem: the root, too",
 }
 _LINES: Mapping[str, tuple[Line, ...]] = {
     "boot": (Line("Go agent", _GO_BOOT_S),),

@@ -513,7 +513,7 @@ def _service() -> list[Vector]:
             "Tasks": 2,
             "TotalBytes": 200_000_000,
             "AvailableBytes": 150_000_000,
-            "LayerFiles": ["/cache/0123-v1.ext4"],
+            "MappedFiles": ["/cache/0123-v1.ext4"],
         },
     )
     progress = {

@@ -417,7 +417,7 @@ REPLIES: dict[str, Reply] = {
         tasks=2,
         total_bytes=200_000_000,
         available_bytes=150_000_000,
-        layer_files=("/cache/0123-v1.ext4",),
+        mapped_files=("/cache/0123-v1.ext4",),
     ),
 }
 
