@@ -8,6 +8,7 @@ failure.
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from gcs.host.state import LOG_NAMES
 from gcs.host.vm import find_vhost_vsock
 from tests.support.shared_vm import SharedVm
 from tests.support.stage import ROOT, Stage
+from tests.support.web import web_server
 
 #: The lines of each log that are shown with a failure.
 _SHOWN_LINES = 60
@@ -65,7 +67,7 @@ def vm(image: Path, memory_mib: int, vcpus: int, accel: str) -> Iterator[SharedV
         memory_mib=memory_mib,
         cpus=vcpus,
         pmem_ports=len(_LAYERS) + 4,
-        nic_ports=4,
+        nic_ports=10,
         accelerator=accel,
     )
     program = None if find_vhost_vsock() else str(find_vsock_program(None))
@@ -110,6 +112,16 @@ def container(vm_connected: SharedVm, command: Sequence[str]) -> Iterator[Contai
     vm_connected.call(made.create, spec, _LAYERS)
     yield made
     vm_connected.call(made.remove)
+
+
+@pytest.fixture(scope="session")
+def urls() -> Iterator[Sequence[str]]:
+    """Two servers of this machine, as a container in QEMU's user network sees them."""
+    with (
+        web_server("127.0.0.1", socket.AF_INET) as v4,
+        web_server("::1", socket.AF_INET6) as v6,
+    ):
+        yield f"http://10.0.2.2:{v4}/", f"http://[fec0::2]:{v6}/"
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 import secrets
 import shutil
 import socket
+import statistics
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Thread
 from urllib.request import urlopen
 
 import pytest
@@ -31,7 +29,7 @@ from gcs.wire.resource import (
 from tests.support.oci import layer_tar, member, write_layout
 from tests.support.shared_vm import SharedVm
 from tests.support.stage import Stage
-from tests.vm.test_container import PORTS, in_vm
+from tests.vm.test_container import PORTS, _run_in_vm, in_vm
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -45,39 +43,6 @@ echo served >/tmp/index.html
 echo ready
 exec /busybox httpd -f -p 80 -h /tmp
 """
-
-
-class _Answer(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"from the host\n")
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def urls() -> Iterator[Sequence[str]]:
-    """Two servers on this machine's loopback, as a container sees them."""
-    with ExitStack() as stack:
-        found = []
-        for family, own, seen in (
-            (socket.AF_INET, "127.0.0.1", "10.0.2.2"),
-            (socket.AF_INET6, "::1", "[fec0::2]"),
-        ):
-            http = ThreadingHTTPServer((own, 0), _Answer, bind_and_activate=False)
-            http.socket.close()
-            http.socket = socket.socket(family)
-            stack.enter_context(http)
-            http.server_bind()
-            http.server_activate()
-            thread = Thread(target=http.serve_forever)
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(http.shutdown)
-            found.append(f"http://{seen}:{http.server_address[1]}/")
-        yield found
 
 
 def _free_port() -> int:
@@ -210,8 +175,22 @@ def test_nics_come_and_go_while_a_container_runs(vm_connected: SharedVm) -> None
     assert _links(vm) == ["lo"]
 
 
-def test_an_address_comes_by_dhcp(vm_connected: SharedVm) -> None:
-    """With the guest's own client, asking QEMU's server."""
+#: Pages of a kept DHCP client that are its own: 60 KiB were measured.
+_CLIENT_KIB = 256
+_CLIENT = """
+for folder in /proc/[0-9]*; do
+    if tr '\\0' ' ' <$folder/cmdline | grep -q '^busybox udhcpc '; then
+        sed -n 's/^RssAnon:[^0-9]*\\([0-9]*\\).*/\\1/p' $folder/status
+    fi
+done 2>/dev/null
+true
+"""
+
+
+def test_an_address_comes_by_dhcp(
+    vm_connected: SharedVm, record_property: Callable[[str, object], None]
+) -> None:
+    """With the guest's own client, asking QEMU's server; it stays, as long as its NIC."""
     vm = vm_connected
     container = vm.container(secrets.token_hex(32))
     script = (
@@ -225,25 +204,34 @@ def test_an_address_comes_by_dhcp(vm_connected: SharedVm) -> None:
     async def live() -> str:
         await vm.vm.add_nic(2, settings.mac_address, {"type": "user"})
         await modify(vm.client, RequestType.ADD, ResourceType.NETWORK, settings)
-        said = await _start(container, spec)
+        return await _start(container, spec)
+
+    async def end() -> None:
         await _end(container)
         await vm.vm.remove_nic(2)
-        return said
 
     said = vm.call(live)
+    kept = in_vm(vm, "sh", "-c", _CLIENT).split()
+    vm.call(end)
+    record_property("KiB of a DHCP client", kept)
+    assert len(kept) == 1
+    assert int(kept[0]) <= _CLIENT_KIB
+    assert in_vm(vm, "sh", "-c", _CLIENT) == ""
     assert "inet 10.0.2.15/24" in said
     assert "default via 10.0.2.2 dev eth0" in said
     assert "nameserver 10.0.2.3\n" in said
     assert _links(vm) == ["lo"]
 
 
-#: The aim is 3, which was met when little else ran. On a machine at other work each of the five
-#: tasks and threads that ours passes through waits for its turn: 3.3 was seen there.
-_RATIO = 6
+#: Of the medians of five pairs, ours and by hand, one after the other: 1.7 was measured on a
+#: machine with little else to do. On a busy one each of the five tasks and threads that ours
+#: passes through waits for its turn, which is not ours: so the best of some medians counts.
+_RATIO, _PAIRS, _TRIES = 3.0, 5, 4
 #: As a person would do it: a namespace is named by a process in it.
 _BY_HAND = """
 unshare -n sleep 60 & pid=$!
-sleep 1
+until [ $(readlink /proc/$pid/ns/net) != $(readlink /proc/self/ns/net) ]; do :; done
+until [ -e /sys/class/net/eth0 ]; do :; done
 start=$(cat /proc/uptime)
 ip link set eth0 netns $pid
 nsenter -t $pid -n ip addr add 10.0.3.2/24 dev eth0
@@ -254,29 +242,27 @@ kill $pid
 """
 
 
-def test_an_adapter_takes_little_longer_than_by_hand(vm_connected: SharedVm) -> None:
-    """No more than a small multiple of what the same commands take in the same VM."""
-    vm = vm_connected
+async def _pair(vm: SharedVm) -> float:
+    """Return how many times as long ours takes, the second time that it can."""
+    ours = await _add(vm, 3)
+    await _remove(vm, 3)
+    await vm.vm.add_nic(3, _adapter(3).mac_address, {"type": "user", "restrict": True})
+    words = (await _run_in_vm(vm, ("sh", "-c", _BY_HAND))).split()
+    await vm.vm.remove_nic(3)
+    return ours / (float(words[2]) - float(words[0]))
 
-    async def ours() -> float:
-        times = []
-        for _ in range(3):
-            times.append(await _add(vm, 3))
-            await _remove(vm, 3)
-        return min(times)
 
-    async def plug() -> None:
-        await vm.vm.add_nic(3, _adapter(3).mac_address, {"type": "user", "restrict": True})
-        await trio.sleep(1)
-
-    measured = vm.call(ours)
-    by_hand = []
-    for _ in range(3):
-        vm.call(plug)
-        words = in_vm(vm, "sh", "-c", _BY_HAND).split()
-        by_hand.append(float(words[2]) - float(words[0]))
-        vm.call(vm.vm.remove_nic, 3)
-    assert measured <= _RATIO * min(by_hand), (measured, by_hand)
+def test_an_adapter_takes_little_longer_than_by_hand(
+    vm_connected: SharedVm, record_property: Callable[[str, object], None]
+) -> None:
+    """No more than three times what the same commands take in the same VM."""
+    vm_connected.call(_pair, vm_connected)  # with what only the first one has to do
+    medians: list[float] = []
+    while len(medians) < _TRIES and min(medians, default=_RATIO + 1) > _RATIO:
+        ratios = [vm_connected.call(_pair, vm_connected) for _ in range(_PAIRS)]
+        medians.append(statistics.median(ratios))
+    record_property("times as long as by hand", [round(one, 2) for one in medians])
+    assert min(medians) <= _RATIO
 
 
 @pytest.fixture
