@@ -110,7 +110,7 @@ def _add_network_options(run: argparse.ArgumentParser) -> None:
         "--network",
         type=_network,
         metavar="NETWORK",
-        help="user (QEMU's, without privileges), none, or a tap device that is there: "
+        help="user (QEMU's, without privileges), passt, none, or a tap device that is there: "
         "tap:NAME[,address=IP/PREFIX][,gateway=IP][,dns=IP], without an address by DHCP "
         "(default: none, user with -p)",
     )
@@ -269,8 +269,8 @@ def _network(text: str) -> NetworkMode | Tap:
             return parse_tap(rest)
     except InvalidArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    if text not in (NetworkMode.USER, NetworkMode.NONE):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected user, none or tap:NAME")
+    if text not in (NetworkMode.USER, NetworkMode.PASST, NetworkMode.NONE):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected user, passt, none or tap:NAME")
     return NetworkMode(text)
 
 

@@ -32,6 +32,7 @@ from gcs.host.foreground import (
 from gcs.host.image_verbs import act_on_images, named_image
 from gcs.host.layers import default_cache_dir
 from gcs.host.observe_verbs import show_mounts, show_stats
+from gcs.host.passt import find_passt
 from gcs.host.state import find_pod, remove_stale, root_folder
 from gcs.host.terminal import size
 from gcs.host.vm import find_vhost_vsock
@@ -205,11 +206,13 @@ def _refuse_options_of_vm(options: argparse.Namespace) -> None:
 
 
 def _network(options: argparse.Namespace) -> tuple[NetworkMode, Tap | None]:
-    """Return what was asked for; a published port needs the user network."""
+    """Return what was asked for; a published port needs somebody who forwards it."""
     wanted = options.network
     if wanted is None:
         return NetworkMode.USER if options.ports else NetworkMode.NONE, None
-    if options.ports and wanted is not NetworkMode.USER:
+    if wanted is NetworkMode.PASST:
+        find_passt()
+    elif options.ports and wanted is not NetworkMode.USER:
         name = "none" if wanted is NetworkMode.NONE else "tap"
         raise InvalidArgumentError(f"-p {options.ports[0]}: --network {name} has no such ports")
     if isinstance(wanted, Tap):

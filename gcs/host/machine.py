@@ -6,7 +6,7 @@ the network; and in a pod the sandbox. Containers come and go while `Machine.ser
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from gcs.host.layer_cache import Leases
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.outcome import Outcome
 from gcs.host.packs import device_count
+from gcs.host.passt import Passt, open_passt
 from gcs.host.pod import Sandbox, open_sandbox
 from gcs.host.publish import Published, open_relays, parse_published
 from gcs.host.qemu import VmConfig
@@ -66,10 +67,17 @@ class Machine:
     """A VM and what its containers share; made by `open_machine`."""
 
     def __init__(
-        self, vm: Vm, folder: StateFolder, leases: Leases, run: Run, home: str
+        self,
+        vm: Vm,
+        folder: StateFolder,
+        leases: Leases,
+        run: Run,
+        home: str,
+        passt: Passt | None,
     ) -> None:
         self.vm = vm
         self.folder = folder
+        self.passt = passt
         #: of all layers that were ever plugged in: they stay to the end
         self.leases = leases
         self.ports = Ports()
@@ -110,7 +118,7 @@ class Machine:
         async with (
             open_bridge(stream) as client,
             open_volumes(self.vm, client, self.folder) as volumes,
-            open_relays([parse_published(one) for one in self._run.ports]) as forwards,
+            open_relays(self._forwarded()) as forwards,
             open_background() as nursery,
         ):
             nursery.start_soon(self.exits.read, client.notifications)
@@ -153,9 +161,16 @@ class Machine:
                     has_network=self.has_network,
                 )
 
+    def _forwarded(self) -> Sequence[Published]:
+        """Return the ports that QEMU and we are to see to."""
+        return () if self.passt else _published(self._run)
+
     async def _connect(self, client: Client, forwards: Sequence[Published]) -> None:
         if self._run.tap is not None:
             await network.connect_tap(self.vm, client, self.home, self._run.tap)
+            return
+        if self.passt is not None:
+            await network.connect_passt(self.vm, client, self.home, self.passt)
             return
         is_wanted = network.has_ipv6_route()
         await network.connect(self.vm, client, self.home, forwards, ipv6_route=is_wanted)
@@ -207,15 +222,24 @@ async def open_machine(
         pmem_ports=max(ports, _POD_PORTS) if run.pod else ports,
         nic_ports=0 if run.network is NetworkMode.NONE else 1,
     )
-    with Leases() as leases, open_file(options.scratch) as scratch_fd:
+    async with AsyncExitStack() as stack:
+        leases = stack.enter_context(Leases())
+        passt = None
+        if run.network is NetworkMode.PASST:
+            passt = await stack.enter_async_context(open_passt(_published(run), folder))
         async with open_vm(
             config,
             folder.path,
             vsock_program=options.vsock_program or None,
-            scratch_fd=scratch_fd,
+            scratch_fd=stack.enter_context(open_file(options.scratch)),
+            inherit=[passt.qemu_fd] if passt else [],
             record=folder.record,
         ) as vm:
-            yield Machine(vm, folder, leases, run, home)
+            yield Machine(vm, folder, leases, run, home, passt)
+
+
+def _published(run: Run) -> Sequence[Published]:
+    return [parse_published(one) for one in run.ports]
 
 
 async def _configure(

@@ -1,10 +1,12 @@
-"""The network of a container or a pod: QEMU's user network, or a tap device of this machine.
+"""The network of a container or a pod: QEMU's user network, that of passt, or a tap device.
 
 The user network takes no privileges, and nothing to set up. QEMU itself is the router, the name
 server and the address translation; what a container sends comes out of QEMU's sockets, so it
 reaches what this machine reaches. Nothing reaches the container but published ports. This
 machine's own loopback is at 10.0.2.2 and fec0::2. Its names are those of this machine's own
 name server.
+
+passt.py has the network of passt.
 
 A tap device is there already, and belongs to who runs gcsctl; what it leads to is this
 machine's affair. The container has a MAC address of its own on it, and an address by DHCP
@@ -22,6 +24,7 @@ from pathlib import Path
 from gcs.errors import GcsError, InvalidArgumentError
 from gcs.host.bridge import modify
 from gcs.host.client import Client
+from gcs.host.passt import Passt
 from gcs.host.publish import Published
 from gcs.host.qmp import QmpError
 from gcs.host.vm import Vm
@@ -36,6 +39,7 @@ from gcs.wire.resource import (
 
 __all__ = [
     "connect",
+    "connect_passt",
     "connect_tap",
     "disconnect",
     "has_ipv6_route",
@@ -47,6 +51,7 @@ __all__ = [
 _MAC = "52:54:00:67:63:00"
 _GUEST, _ROUTER, _NAMES = "10.0.2.15", "10.0.2.2", "10.0.2.3"
 _GUEST_V6, _ROUTER_V6 = "fec0::15", "fec0::2"
+_BY_DHCP = Tap("")
 _ANY, _ANY_V6 = "0.0.0.0/0", "::/0"
 _ROUTES = Path("/proc/net/ipv6_route")
 #: Of a route's flags: nothing gets through. Source: linux/route.h.
@@ -157,6 +162,16 @@ def _checked(text: str, name: str, value: str) -> str:
         return str(ipaddress.ip_interface(value))
     except ValueError:
         raise InvalidArgumentError(f"tap:{text}: {value!r} is no address") from None
+
+
+async def connect_passt(vm: Vm, client: Client, namespace: str, passt: Passt) -> None:
+    """Give a namespace a NIC that passt serves. Raises GcsError when passt has ended."""
+    await passt.check()
+    backend = {"type": "socket", "fd": str(passt.qemu_fd)}
+    mac = _mac_of(namespace)
+    await vm.add_nic(0, mac, backend)
+    adapter = _adapter(namespace, mac, _BY_DHCP)
+    await modify(client, RequestType.ADD, ResourceType.NETWORK, adapter)
 
 
 async def connect_tap(vm: Vm, client: Client, namespace: str, tap: Tap) -> None:

@@ -11,7 +11,8 @@ ${XDG_RUNTIME_DIR:-/tmp/gcs-<uid>}/gcs/
     claim.json   {"container_id", "name"} once the service has a container
     pod.json     {"name"} instead of it when that is one of a pod
     exited.json  what is left of a container that has ended and is kept (DescribeReply)
-    *.log        of the service, of QEMU, of vhost-device-vsock, of the guest, of volumes
+    *.log        of the service, of QEMU, of vhost-device-vsock, of the guest, of volumes,
+                 of passt
 ```
 
 The containers of a pod have folders of their own beside that of their VM, called by the first
@@ -55,7 +56,10 @@ __all__ = [
     "root_folder",
 ]
 
-LOG_NAMES = ("service.log", "serial.log", "guest.log", "qemu.log", "vsock.log", "volumes.log")
+LOG_NAMES = (
+    *("service.log", "serial.log", "guest.log", "qemu.log", "vsock.log"),
+    *("volumes.log", "network.log"),
+)
 #: Of a VM's id, and of a container's that its folder is called by.
 ID_DIGITS = 12
 #: sockaddr_un holds 107 bytes and the NUL; the longest name below a VM's folder is

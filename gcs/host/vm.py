@@ -213,6 +213,7 @@ async def open_vm(
     *,
     vsock_program: str | None,
     scratch_fd: int | None = None,
+    inherit: Sequence[int] = (),
     record: Callable[[Child], None] = lambda _: None,
 ) -> AsyncIterator[Vm]:
     """Run a VM for the length of the block.
@@ -225,6 +226,7 @@ async def open_vm(
         vsock_program: vhost-device-vsock; None to use the kernel's vhost-vsock.
         scratch_fd: An open file that `add_disk` can name as "/dev/fdset/1", or the one of
             `add_scratch_memory` when the configuration has a port for that.
+        inherit: More descriptors that QEMU gets under the same numbers.
         record: Called with each program as soon as it runs.
 
     Raises VmError when the VM does not start, or when it dies inside the block.
@@ -248,8 +250,8 @@ async def open_vm(
                 root_size=_size(config.root_image) if config.root_image else 0,
             )
             scratch = [] if scratch_fd is None else [scratch_fd]
-            inherit = [wiring.qmp_fd, wiring.serial_fd, *scratch]
-            qemu = await _spawn("QEMU", qemu_argv(config, wiring), logs.qemu, inherit, stack)
+            fds = [wiring.qmp_fd, wiring.serial_fd, *scratch, *inherit]
+            qemu = await _spawn("QEMU", qemu_argv(config, wiring), logs.qemu, fds, stack)
         logs.serial.writer.close()
         record(qemu)
         vsock: Vsock = HybridVsock(_hybrid(folder), helper.pid) if helper else KernelVsock(cid)

@@ -109,6 +109,8 @@ class NetworkMode(StrEnum):
     NONE = "none"
     #: QEMU's own, out of this machine as its user
     USER = "user"
+    #: that of passt, out of this machine as its user
+    PASST = "passt"
     #: a tap device of this machine
     TAP = "tap"
 

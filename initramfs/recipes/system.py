@@ -36,6 +36,7 @@ PACKAGES = {
     "skopeo": "copies images, and checks ours",
     "diod": "serves folders of the host to utility VMs",
     "bubblewrap": "confines diod to the folder that it serves",
+    "passt": "is the network of containers that are run with --network passt",
     "util-linux": "ends QEMU with its service, and makes name spaces for the root tests",
     "runc": "runs containers of the root tests",
     "crun": "runs them as well",

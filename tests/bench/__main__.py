@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from tests.bench import boot, execs, guest, memory, pictures, requests, sharing, streams
+from tests.bench import boot, execs, guest, memory, pictures, ports, requests, sharing, streams
 from tests.bench.figures import Figure, Report, complaints, load, store
 from tests.bench.guest import Guest, open_guest
 from tests.bench.machine import ROOT, Machine, describe
@@ -46,6 +46,10 @@ async def _boot(is_quick: bool) -> Measured:
     return await boot.measure(rounds=3 if is_quick else 15), {}
 
 
+async def _ports(is_quick: bool) -> Measured:
+    return await ports.measure(rounds=2 if is_quick else 7), {}
+
+
 async def _memory(is_quick: bool) -> Measured:
     async with open_guest(guest.config()) as one:
         return await memory.measure(one)
@@ -62,6 +66,7 @@ BENCHES: Mapping[str, Callable[[bool], Awaitable[Measured]]] = {
     "streams": _streams,
     "memory": _memory,
     "boot": _boot,
+    "ports": _ports,
     "page-sharing": _sharing,
 }
 

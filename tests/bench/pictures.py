@@ -94,6 +94,7 @@ _SHARING_PARTS: Mapping[str, str] = {
 _TITLES: Mapping[str, str] = {
     "boot": "QEMU's start to the agent's connection",
     "memory": "Resident memory of the agent",
+    "ports": "QEMU's start to the agent's connection, by root ports",
     "exec": "exec of true in a running container",
     "requests": "Request latency, median",
     "streams": "64 MiB of stdout, container to host",

@@ -117,3 +117,24 @@ def test_a_tap_device_is_at_addresses_that_are_given(
     assert b"gcsctl: tap tap0: " in done.stderr, done.stderr
     assert inside.run("rm", "-f", "web", timeout_s=60).returncode == 0
     assert inside.leftovers() == []
+
+
+def test_passt_gives_the_addresses_of_this_machine(
+    inside: Stage, busybox: str, lan: Lan
+) -> None:
+    """Of both protocols, and publishes ports of both."""
+    publish = ("-p", "8080:80", "-p", "[::1]:8081:80")
+    serve = (busybox, "httpd", "-f", "-p", "80", "-h", "/www")
+    words = ("run", "-d", "--name", "web", "--network", "passt", *publish)
+    done = inside.run(*words, *serve, timeout_s=_BOOT_S)
+    assert done.returncode == 0, done.stderr
+    for host in ("127.0.0.1:8080", "[::1]:8081"):
+        assert lan.fetch(f"http://{host}/") == b"hello\n", host
+    # passt takes the gateway's address for this machine's loopback.
+    script = "ip -o address show eth0; wget -q -O - http://10.9.0.99/"
+    done = inside.run("exec", "web", "sh", "-c", script, timeout_s=60)
+    said = done.stdout.decode()
+    assert "inet 10.9.0.1/24" in said, (said, done.stderr)
+    assert said.endswith(PAGE.decode()), (said, done.stderr)
+    assert inside.run("rm", "-f", "web", timeout_s=60).returncode == 0
+    assert inside.leftovers() == []

@@ -67,7 +67,7 @@ def test_a_container_with_a_network_leaves_nothing_of_it(stage: Stage) -> None:
         (("--network", "none", "-p", "80:80"), b"--network none has no such ports"),
         (("--network", "tap:t0", "-p", "80:80"), b"--network tap has no such ports"),
         (("--network", "tap:no-such-tap"), b"tap no-such-tap: no such device"),
-        (("--network", "host"), b"'host': expected user, none or tap:NAME"),
+        (("--network", "host"), b"'host': expected user, passt, none or tap:NAME"),
     ],
 )
 def test_a_network_that_can_not_be_is_refused_at_once(
