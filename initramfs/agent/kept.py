@@ -5,6 +5,7 @@ imports. The image has the code by the text, as it was when the image was made; 
 there is compiled as ever. `initramfs/recipes/keep.py` makes the file.
 """
 
+import builtins
 import dataclasses
 import linecache
 import marshal
@@ -13,6 +14,7 @@ from zlib import crc32
 
 __all__ = ["forget", "use"]
 
+_COMPILE = compile
 _PLACE = "/usr/lib/gcs/kept.bin"
 
 
@@ -29,8 +31,11 @@ def use() -> None:
     # pathlib has not been imported yet; the file is a part of the image, as the modules are.
     with open(_PLACE, "rb") as file:  # noqa: PTH123
         _Kept.places, _Kept.data = marshal.load(file)  # noqa: S302
+    # attrs uses itself while it is imported; nothing else that comes with it compiles anything.
+    vars(builtins)["compile"] = _compile
     from attr import _make
 
+    vars(builtins)["compile"] = _COMPILE
     # A global of their modules goes before what is built in, for them alone.
     vars(dataclasses)["exec"] = _execute
     vars(_make)["compile"] = _compile
@@ -51,7 +56,7 @@ def _execute(text: str, variables: dict[str, object], results: dict[str, object]
 
 
 def _compile(text: str, name: str, mode: str) -> CodeType:
-    code: CodeType = _find(f"{name}\0{text}") or compile(text, name, mode)
+    code: CodeType = _find(f"{name}\0{text}") or _COMPILE(text, name, mode)
     return code
 
 

@@ -1,6 +1,6 @@
 """``python3.11 -I bytecode.py ROOT``: compile each .py below ROOT to a .pyc beside it.
 
-The guest's interpreter runs this. A .pyc has no docstrings of functions, which nobody reads in
+The guest's interpreter runs this. A .pyc has hardly a docstring, which nobody would read in
 a VM, and is never compared with a source: the guest has none, and its clock may be wrong.
 Assertions are kept.
 
@@ -15,15 +15,16 @@ from pathlib import Path
 
 #: The flags of a .pyc: it is known by the source's hash, which is not checked.
 UNCHECKED_HASH = 0b01
-#: Not of classes: a dataclass without one makes one up, from its signature, which takes long.
-DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def bytecode(source: bytes, path: str) -> bytes:
     """Return the .pyc of a module, whose tracebacks show the path."""
     module = ast.parse(source)
     for node in ast.walk(module):
-        if not isinstance(node, DOCUMENTED):
+        # A dataclass without one makes one up, from its signature, which takes long.
+        is_decorated = isinstance(node, ast.ClassDef) and node.decorator_list
+        if not isinstance(node, DOCUMENTED) or is_decorated:
             continue
         # One string behind the other: what is first would be the documentation.
         while ast.get_docstring(node, clean=False) is not None:

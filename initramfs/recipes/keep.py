@@ -21,22 +21,28 @@ sys.path[:] = [
     f"{root}/usr/lib/{place}" for place in ("gcs", "python3.11", "python3.11/lib-dynload")
 ]
 codes: "dict[str, CodeType]" = {}
+real_compile = compile
 
 
 def execute(text: str, variables: dict[str, object], results: dict[str, object]) -> None:
     """Be dataclasses' exec()."""
-    codes[text] = builtins.compile(text, "<string>", "exec", dont_inherit=True)
+    codes[text] = real_compile(text, "<string>", "exec", dont_inherit=True)
     builtins.exec(codes[text], variables, results)  # noqa: S102 - dataclasses' own
 
 
-def compile_text(text: str, name: str, mode: str) -> "CodeType":
-    """Be attrs' compile()."""
-    codes[f"{name}\0{text}"] = builtins.compile(text, name, mode, dont_inherit=True)
+def compile_text(text: str, name: str, mode: str, **more: bool) -> "CodeType":
+    """Be compile(), which attrs calls with three arguments, and what imports with more."""
+    if more:
+        return real_compile(text, name, mode, 0, more["dont_inherit"])
+    codes[f"{name}\0{text}"] = real_compile(text, name, mode, dont_inherit=True)
     return codes[f"{name}\0{text}"]
 
 
 vars(__import__("dataclasses"))["exec"] = execute
-vars(__import__("attr._make", fromlist=["_make"]))["compile"] = compile_text
+vars(builtins)["compile"] = compile_text
+make = __import__("attr._make", fromlist=["_make"])
+vars(builtins)["compile"] = real_compile
+vars(make)["compile"] = compile_text
 __import__("gcs.guest.main")
 places, data = {}, b""
 for text, code in sorted(codes.items()):

@@ -69,17 +69,19 @@ def test_the_agent_imports_what_it_is_known_to() -> None:
 
 def test_bytecode_has_few_docstrings_and_keeps_lines_and_assertions() -> None:
     source = b'"""Module."""\n"""Twice."""\nfrom __future__ import annotations\n'
-    source += b'def f():\n    """Function."""\nclass C:\n    """Class."""\n    assert False\n'
+    source += b'def f():\n    """Function."""\nclass C:\n    """Class."""\n'
+    source += b'@repr\nclass D:\n    """Decorated."""\n    assert False\n'
     made = bytecode.bytecode(source, "/usr/lib/x.py")
     assert made[4] == bytecode.UNCHECKED_HASH
     assert b"Twice" not in made
     assert b"Function" not in made
-    assert b"Class" in made
+    assert b"Class" not in made
+    assert b"Decorated" in made
     scope: dict[str, object] = {"__name__": "x"}
     with pytest.raises(AssertionError) as caught:
         exec(marshal.loads(made[16:]), scope)
     entry = caught.traceback[-1]
-    assert (str(entry.path), entry.lineno + 1) == ("/usr/lib/x.py", 8)
+    assert (str(entry.path), entry.lineno + 1) == ("/usr/lib/x.py", 11)
 
 
 def test_bytecode_is_the_same_for_the_same_source(tmp_path: Path) -> None:
