@@ -42,7 +42,7 @@ _IMPORT = re.compile(r"import time: +(\d+) \| +(\d+) \| ( *)(\S+)")
 _MARK = "bench-mark"
 #: What the kernel says on the way, with the names given here.
 _KERNEL = {
-    "unpacking": re.compile(r"Trying to unpack rootfs image"),
+    "unpacking": re.compile(r"Trying to unpack rootfs image|Unpacking initramfs"),
     "unpacked": re.compile(r"Freeing initrd memory"),
     "init": re.compile(r"Run \S+ as init process"),
     "mark": re.compile(_MARK),
