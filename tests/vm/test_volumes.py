@@ -32,8 +32,8 @@ class Folders:
     def __init__(self, gcsctl: Stage, top: Path) -> None:
         self.gcsctl = gcsctl
         self.top = top
-        self.shared, self.fixed, self.dying = (
-            top / name for name in ("shared", "fixed", "dying")
+        self.shared, self.fixed, self.cached, self.dying = (
+            top / name for name in ("shared", "fixed", "cached", "dying")
         )
         #: a volume that is a file
         self.file = top / "file"
@@ -56,7 +56,7 @@ def folders(
     """A container with volumes; one of them is read-only, one a file, one loses its server."""
     stage, top = gcsctl_for_module, tmp_path_factory.mktemp("volumes")
     found = Folders(stage, top)
-    for folder in (found.shared, found.fixed, found.dying):
+    for folder in (found.shared, found.fixed, found.cached, found.dying):
         folder.mkdir()
         (folder / "theirs").write_text("one")
     found.file.write_text("one")
@@ -64,6 +64,7 @@ def folders(
         *("-v", f"{found.shared}:/shared"),
         *("-v", f"{found.file}:/etc/one-file"),
         *("-v", f"{found.fixed}:/fixed:ro"),
+        *("-v", f"{found.cached}:/cached:cache=mmap"),
         *("-v", f"{found.dying}:/shared/dying"),
     )
     image = str(stage.image)
@@ -126,15 +127,23 @@ def test_a_link_out_of_a_volume_leads_nowhere_on_the_host(folders: Folders) -> N
     assert said.stderr.count(os.strerror(errno.ENOENT).encode()) == 3
 
 
-def test_random_operations_make_no_difference_on_a_volume(folders: Folders) -> None:
-    """And at the end the host has what the container thinks that it has."""
-    program = filecheck.compile_filecheck(folders.shared)
-    check = folders.shared / "check"
+@pytest.mark.parametrize(
+    ("name", "impossible"),
+    # 9P has no holes; and uncached, there is nothing that two could map.
+    [("shared", {"map-write", "punch"}), ("cached", {"punch"})],
+)
+def test_random_operations_make_no_difference_on_a_volume(
+    folders: Folders, name: str, impossible: set[str]
+) -> None:
+    """Nor with a cache; and at the end the host has what the container thinks that it has."""
+    folder = folders.top / name
+    program = filecheck.compile_filecheck(folder)
+    check = folder / "check"
     check.mkdir()
     subprocess.run([str(program), "make", str(check)], check=True)
-    words = f"/shared/{program.name} run /shared/check {_SEED} {_OPERATIONS}"
+    words = f"/{name}/{program.name} run /{name}/check {_SEED} {_OPERATIONS}"
     left = filecheck.parse(folders.sh(words))
-    assert left.operations == _OPERATIONS
+    assert (left.operations, left.impossible) == (_OPERATIONS, frozenset(impossible))
     assert filecheck.seen(check) == left.files
 
 
