@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from gcs.errors import DeadlineError
 from gcs.guest.log import fields
 from gcs.linux import uevent
 
-__all__ = ["wait_for"]
+__all__ = ["wait_for", "wait_for_node"]
 
 _log = logging.getLogger("gcs.devices")
 
@@ -39,6 +40,19 @@ async def wait_for(
         _log.debug("device found", extra=fields(what=what, found=str(found)))
         return found
     raise DeadlineError(f"{what} did not appear within {timeout_s:g} s")
+
+
+async def wait_for_node(find: Callable[[], str | None], what: str) -> str:
+    """Return the device node that `find` names, once it is there as well.
+
+    The kernel shows a disk in sysfs before its node is made. Raises DeadlineError.
+    """
+
+    def find_node() -> str | None:
+        node = find()
+        return node if node and os.path.exists(node) else None  # noqa: PTH110 - a string
+
+    return await wait_for(find_node, what)
 
 
 def _drain(receive: Callable[[int], bytes]) -> None:

@@ -67,12 +67,12 @@ def test_after_a_power_cut_a_kept_scratch_is_replayed(
     vm_id = run(gcsctl, *words)[:12]
     sh(
         gcsctl,
-        "until [ -e /busy2 ]; do sleep 0.1; done; echo kept >/etc/kept; rm /etc/group; sync",
+        "until [ -e /busy2 ]; do sleep 0.1; done; echo kept >/etc/kept; rm /etc/passwd; sync",
     )
     cut_power(gcsctl, vm_id)
     assert needs_replay(file)
-    script = "cat /etc/kept; test ! -e /etc/passwd; echo more >>/etc/kept; tail -n 1 /busy2"
-    assert run(gcsctl, *scratch, image, "sh", "-ec", script) == "kept\n20000\n"
+    script = "cat /etc/kept; tail -n 1 /busy2; echo more >>/etc/kept; ls /etc/passwd || true"
+    assert run(gcsctl, *scratch, image, "sh", "-exc", script) == "kept\n20000\n"
     assert not needs_replay(file)
     assert run(gcsctl, *scratch, image, "cat", "/etc/kept") == "kept\nmore\n"
     check = subprocess.run(["/sbin/e2fsck", "-fn", file], capture_output=True, check=False)

@@ -124,10 +124,10 @@ async def _wait_for_pmem(settings: VPMemDevice) -> str:
     """Return the node of a pmem device. Raises DeadlineError."""
     if settings.pci_address:
         what = f"pmem device at PCI address {settings.pci_address}"
-        return await devices.wait_for(partial(pmem.find, settings.pci_address), what)
+        return await devices.wait_for_node(partial(pmem.find, settings.pci_address), what)
     number = settings.device_number
     find = partial(pmem.find_in_slot, number + 1)
-    return await devices.wait_for(find, f"pmem device {number}")
+    return await devices.wait_for_node(find, f"pmem device {number}")
 
 
 async def remove_pmem(agent: Agent, settings: VPMemDevice) -> None:
@@ -169,7 +169,7 @@ async def _wait_for_disk(settings: MappedVirtualDisk) -> str:
     what = f"disk {settings.controller}:{settings.lun}"
     if settings.partition:
         what += f", partition {settings.partition}"
-    return await devices.wait_for(find, what)
+    return await devices.wait_for_node(find, what)
 
 
 async def _mount_disk(agent: Agent, settings: MappedVirtualDisk, record: MountRecord) -> None:
