@@ -81,6 +81,8 @@ async def test_a_create_that_fails_late_leaves_nothing(
 
     async def scenario(host: AgentHost, client: Client) -> None:
         spec = host.spec("sh", "-c", "exit 4", terminal=terminal)
+        # The first time the agent also comes to have what it keeps.
+        await refused(client, host.create_request("c", spec))
         before = descriptors(host)
         for _ in range(3):
             error = await refused(client, host.create_request("c", spec))
