@@ -220,6 +220,28 @@ def _third(namespace: str) -> NetworkAdapter:
     )
 
 
+def test_two_nics_of_one_mac_address_are_not_mixed_up(
+    vm_connected: SharedVm, pod: GuestPod, urls: Sequence[str]
+) -> None:
+    """The host hears of it, whether or not one of them is in use."""
+    one = _third("faults")
+    both_are_there = f"[ $(cat /sys/class/net/*/address | grep -c {one.mac_address}) = 2 ]"
+    with plugged(vm_connected, 2, one.mac_address, _BARE):
+        adapt(vm_connected, one)
+        with plugged(vm_connected, 3, one.mac_address, _BARE):
+            error = _refused(vm_connected, replace(one, adapter_id="A4"), RequestType.ADD)
+            assert error.result == Hresult.INVALID_STATE
+            assert f"MAC address {one.mac_address} is that of adapter a3" in error.message
+            adapt(vm_connected, one, RequestType.REMOVE)
+            in_vm(vm_connected, "sh", "-c", f"until {both_are_there}; do sleep 0.1; done")
+            error = _refused(vm_connected, one, RequestType.ADD)
+            assert f"NICs with MAC address {one.mac_address}: eth" in error.message
+        adapt(vm_connected, one)
+        adapt(vm_connected, one, RequestType.REMOVE)
+    assert pod.links() == ["eth0"]
+    assert _is_usable(pod, urls)
+
+
 def _statistics(vm: SharedVm, pod: GuestPod) -> dict[str, tuple[int, int]]:
     """Return received bytes and sent packets by interface, as a host asks for them."""
     query = PropertyQuery(property_types=("Statistics",))
