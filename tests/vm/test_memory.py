@@ -26,17 +26,24 @@ __all__ = ["folder"]
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
-#: The smallest VM with everything in its initrd, which takes a third of that.
-_SMALL_MIB = 128
 
-
-@pytest.mark.parametrize(("memory_mib", "asked"), [(1024, None), (128, 128 * MIB)])
+@pytest.mark.parametrize(
+    ("form", "memory_mib", "asked"),
+    [("initrd", 1024, None), ("initrd", 128, 128 * MIB), ("pmem", 64, 75 * MIB)],
+)
 async def test_what_is_kept_is_75_mib_or_half(
-    folder: Path, image: Path, memory_mib: int, asked: int | None, vcpus: int, accel: str
+    folder: Path,
+    image: Path,
+    vcpus: int,
+    accel: str,
+    form: str,
+    memory_mib: int,
+    asked: int | None,
 ) -> None:
     """Also when the host asks for no less than there is, which is said."""
     flags = () if asked is None else ("-root-mem-reserve-bytes", str(asked))
-    config = configuration(memory_mib, vcpus, accel, start_words("debug", *flags))
+    words = start_words("debug", *flags)
+    config = configuration(memory_mib, vcpus, accel, words, form)
     async with (
         booted(folder, image, config) as (vm, opened, layers, stream),
         open_bridge(stream) as client,
@@ -52,11 +59,12 @@ async def test_what_is_kept_is_75_mib_or_half(
         assert said == ([] if asked is None else [(asked, kept)])
 
 
+@pytest.mark.parametrize(("form", "memory_mib"), [("initrd", 128), ("pmem", 64)])
 async def test_a_small_vm_outlives_a_container_that_takes_all_it_can_get(
-    folder: Path, image: Path, vcpus: int, accel: str
+    folder: Path, image: Path, form: str, memory_mib: int, vcpus: int, accel: str
 ) -> None:
     """Half of its memory is kept for the agent, which is the same one afterwards."""
-    config = configuration(_SMALL_MIB, vcpus, accel, WORDS)
+    config = configuration(memory_mib, vcpus, accel, WORDS, form)
     async with booted(folder, image, config) as (vm, opened, layers, stream):
         async with open_bridge(stream) as client:
             here = Started(vm, client, Ports(), folder, opened, layers)
@@ -64,8 +72,8 @@ async def test_a_small_vm_outlives_a_container_that_takes_all_it_can_get(
             assert memory is not None
             await check_limits(here, memory.total_bytes // 2)
             await mount_layers(LayerMounts(vm, client), whole(layers))
-            # More than half of it, and less than the kernel refuses out of hand.
-            greedy = await here.container(*TAKE, f"bs={_SMALL_MIB * 5 // 8}M")
+            # More than all containers may have, and less than the kernel refuses out of hand.
+            greedy = await here.container(*TAKE, f"bs={memory.containers_limit_bytes * 5 // 4}")
             assert await greedy.init.wait() == 128 + 9
             await greedy.wait_notification()
             await greedy.remove()

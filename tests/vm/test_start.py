@@ -18,7 +18,12 @@ import pytest
 import trio
 
 from gcs.errors import CallError, DisconnectedError
-from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
+from gcs.host.artifacts import (
+    find_initrd,
+    find_kernel,
+    find_root_image,
+    find_vsock_program,
+)
 from gcs.host.bootports import LOG_NAME, LOG_PORT, open_boot_ports, start_words
 from gcs.host.bridge import accept_bridge, call, open_bridge
 from gcs.host.client import Client
@@ -145,10 +150,13 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def configuration(memory_mib: int, vcpus: int, accel: str, words: Sequence[str]) -> VmConfig:
+def configuration(
+    memory_mib: int, vcpus: int, accel: str, words: Sequence[str], form: str = "initrd"
+) -> VmConfig:
     return VmConfig(
         kernel=find_kernel(None),
-        initrd=find_initrd(None),
+        initrd=find_initrd(None) if form == "initrd" else None,
+        root_image=find_root_image(None) if form == "pmem" else None,
         memory_mib=memory_mib,
         cpus=vcpus,
         pmem_ports=8,
