@@ -25,7 +25,7 @@ from gcs.host.artifacts import (
     find_vsock_program,
 )
 from gcs.host.bootports import LOG_NAME, LOG_PORT, open_boot_ports, start_words
-from gcs.host.bridge import accept_bridge, call, open_bridge
+from gcs.host.bridge import accept_bridge, call, modify, open_bridge
 from gcs.host.client import Client
 from gcs.host.container import Container, rootfs_path, run_in_vm
 from gcs.host.images import Image, open_image
@@ -47,7 +47,14 @@ from gcs.wire.messages import (
 )
 from gcs.wire.metrics import MemoryOomControl, Metrics
 from gcs.wire.properties import Properties, PropertyQuery
-from gcs.wire.resource import ContainerConstraints, ModificationRequest, PodCgroupMemoryLimit
+from gcs.wire.resource import (
+    ContainerConstraints,
+    ModificationRequest,
+    NetworkAdapter,
+    PodCgroupMemoryLimit,
+    RequestType,
+    ResourceType,
+)
 from gcs.wire.schema import NULL_CONTAINER_ID
 from tests.support.mounting import mount_layers
 
@@ -56,6 +63,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 MIB, PAGE = 1024 * 1024, 4096
 #: With the size of a block it takes that much memory.
 TAKE = ("dd", "if=/dev/zero", "of=/dev/null", "count=1")
+#: In a namespace without a container; its address comes by DHCP.
+_NIC = NetworkAdapter(namespace_id="nobody", adapter_id="nic", mac_address="52:54:00:00:00:01")
 CORES = "/run/cores/%e.%p"
 WORDS = start_words(
     "debug",
@@ -160,6 +169,7 @@ def configuration(
         memory_mib=memory_mib,
         cpus=vcpus,
         pmem_ports=8,
+        nic_ports=1,
         accelerator=accel,
         init_args=tuple(words),
     )
@@ -323,6 +333,9 @@ async def check_restart(here: Started) -> None:
         async with open_bridge(stream) as client:
             here.client = client
             before = len(here.log())
+            await here.vm.add_nic(0, _NIC.mac_address, {"type": "user"})
+            await modify(client, RequestType.ADD, ResourceType.NETWORK, _NIC)
+            assert "eth0" not in await here.in_vm("ip", "-o", "link")
             agent = ProcessParameters(
                 command_args=("sh", "-c", "sleep 1; kill -KILL $PPID"),
                 working_directory="/",
@@ -337,6 +350,8 @@ async def check_restart(here: Started) -> None:
         starts = [r for r in here.log() if r["msg"] == "command line"]
         assert len(starts) == 2
         assert len(here.log()) > before
+        # The NIC is there again, as soon as its namespace, which was nobody's, is gone.
+        await modify(here.client, RequestType.ADD, ResourceType.NETWORK, _NIC)
         await power_off(here)
 
 
