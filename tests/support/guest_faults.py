@@ -18,7 +18,8 @@ from gcs.guest.handlers import shares, storage
 from gcs.guest.reaper import Children
 from gcs.guest.runc import Runc
 from gcs.guest.transport import VsockTransport
-from gcs.wire.resource import MappedDirectory, MappingInfo, VPMemDevice
+from gcs.linux import probe
+from gcs.wire.resource import MappedDirectory, MappedVirtualDisk, MappingInfo, VPMemDevice
 from tests.support import faults
 
 _MOST = 200
@@ -29,7 +30,8 @@ Step = Callable[[Agent], Awaitable[None]]
 def _state() -> list[str]:
     """Return all that an Add could leave: mounts, folders, devices, descriptors."""
     table = Path("/proc/self/mountinfo").read_text().splitlines()
-    folders = [str(p) for top in ("layers", "shares") for p in Path("/run", top).glob("*")]
+    tops = ("layers", "shares", "disks")
+    folders = [str(p) for top in tops for p in Path("/run", top).glob("*")]
     devices = [path.name for path in Path("/sys/block").iterdir()]
     descriptors = str(len(list(Path("/proc/self/fd").iterdir())))
     # The first of a mount's numbers is never used twice.
@@ -39,6 +41,8 @@ def _state() -> list[str]:
 
 def _calls(kind: str, settings: dict[str, object]) -> tuple[Step, Step]:
     """Return what adds and what removes it."""
+    if kind == "encrypted":
+        return _encrypted(int(str(settings["lun"])), str(settings["node"]))
     if kind == "share":
         share = MappedDirectory(
             mount_path="/run/shares/faulty",
@@ -62,6 +66,19 @@ def _calls(kind: str, settings: dict[str, object]) -> tuple[Step, Step]:
         lambda agent: storage.add_pmem(agent, layer),
         lambda agent: storage.remove_pmem(agent, layer),
     )
+
+
+def _encrypted(lun: int, node: str) -> tuple[Step, Step]:
+    """Return what encrypts a disk, and what makes it blank again."""
+    disk = MappedVirtualDisk(
+        lun=lun, mount_path="/run/disks/faulty", ensure_filesystem=True, encrypted=True
+    )
+
+    async def remove(agent: Agent) -> None:
+        await storage.remove_disk(agent, disk)
+        probe.blank(node)
+
+    return lambda agent: storage.add_disk(agent, disk), remove
 
 
 async def _go_through(agent: Agent, made: faults.Faults, add: Step, remove: Step) -> int:

@@ -21,7 +21,7 @@ from tests.support.contained import Wish, create
 from tests.support.shared_vm import SharedVm
 from tests.support.stage import ROOT
 from tests.vm.test_container import OUTPUTS, PORTS, run
-from tests.vm.test_storage import _mkfs, change, refused, shell
+from tests.vm.test_storage import _mkfs, change, refused, shell, steps_that_failed
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 
@@ -115,6 +115,18 @@ def test_what_the_host_changes_on_an_encrypted_disk_is_an_error(
         assert "Input/output error" in said or "Invalid or incomplete" in said, said
         assert "4194304" not in said
         change(vm, RequestType.REMOVE, wanted)
+
+
+def test_a_step_of_encrypting_that_fails_leaves_everything_as_it_was(
+    full_vm: SharedVm, tmp_path: Path
+) -> None:
+    """Each step in turn: no device, mount or folder stays, and the disk counts as blank."""
+    vm = full_vm
+    with plugged(vm, 3, tmp_path / "disk"):
+        node = f"/dev/{shell(vm, 'ls /sys/bus/scsi/devices/*:0:3/block').strip()}"
+        (count,) = steps_that_failed(vm, [("encrypted", {"lun": 3, "node": node})])
+    # Three programs, what is read and made before, and the mount: fewer are not seen.
+    assert count >= 10
 
 
 def test_an_encrypted_disk_that_held_an_empty_file_system_will_do(

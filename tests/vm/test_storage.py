@@ -488,25 +488,31 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
     record_property: Callable[[str, object], None],
 ) -> None:
     """Each step of a part of a device, of a verified one and of a share, on the VM's kernel."""
-    vm, folder = vm_connected, "/tmp/faulty"
-    shell(vm, f"mkdir -p {folder}/tests/support")
-    for name in ("tests/support/faults.py", "tests/support/guest_faults.py"):
-        script = (ROOT / name).read_text()
-        shell(vm, f"cat >{folder}/{name} <<'END_OF_FILE'\n{script}END_OF_FILE\n:")
+    vm = vm_connected
     wanted = [
         ("part", _numbers(_SPARE, packed.layers[0], "")),
         ("verified", _numbers(_SPARE + 1, verified.good, verified.digest)),
         ("share", {"port": 576, "name": str(tmp_path)}),
     ]
-    program = f"PYTHONPATH=/usr/lib/gcs:{folder} python3.11 -m tests.support.guest_faults"
     with served(vm, tmp_path, 576):
-        said = shell(vm, f"{program} {folder} '{json.dumps(wanted)}'")
-    shell(vm, f"rm -r {folder}")
-    assert said.splitlines()[-1].startswith("["), said
-    counts = json.loads(said.splitlines()[-1])
+        counts = steps_that_failed(vm, wanted)
     record_property("steps of a part, a verified one, a share", counts)
     # Fewer are not seen.
-    assert all(count >= least for count, least in zip(counts, (8, 14, 5), strict=True)), said
+    assert all(count >= least for count, least in zip(counts, (8, 14, 5), strict=True)), counts
+
+
+def steps_that_failed(vm: SharedVm, wanted: list[tuple[str, dict[str, object]]]) -> list[int]:
+    """Have each step of some Adds fail in the VM (tests.support.guest_faults); count them."""
+    folder = "/tmp/faulty"
+    shell(vm, f"mkdir -p {folder}/tests/support")
+    for name in ("tests/support/faults.py", "tests/support/guest_faults.py"):
+        script = (ROOT / name).read_text()
+        shell(vm, f"cat >{folder}/{name} <<'END_OF_FILE'\n{script}END_OF_FILE\n:")
+    program = f"PYTHONPATH=/usr/lib/gcs:{folder} python3.11 -m tests.support.guest_faults"
+    said = shell(vm, f"{program} {folder} '{json.dumps(wanted)}'")
+    shell(vm, f"rm -r {folder}")
+    assert said.splitlines()[-1].startswith("["), said
+    return [int(count) for count in json.loads(said.splitlines()[-1])]
 
 
 def _numbers(device: int, part: MappingInfo, digest: str) -> dict[str, object]:
