@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from subprocess import DEVNULL  # noqa: TID251 - a constant for trio
@@ -52,6 +52,8 @@ class Children:
     _owned: set[int] = field(default_factory=set)
     #: when each hold began, in clock ticks since boot
     _holds: list[int] = field(default_factory=list)
+    #: pid namespaces in which there may be strays
+    _suspect: set[str] = field(default_factory=set)
 
     def own(self, pid: int) -> None:
         """Leave the status of this child to the caller."""
@@ -70,6 +72,7 @@ class Children:
             yield
         finally:
             self._holds.remove(began)
+            self._kill_suspects()
             self.reap()
 
     def reap(self) -> None:
@@ -93,20 +96,29 @@ class Children:
         if pid in self._listed() and pid not in self._owned and self._is_held(pid):
             os.kill(pid, signal.SIGKILL)
 
-    def kill_strays(self, init: int, claimed: Collection[int]) -> None:
-        """Kill children beside a container's init that nobody owns, nor has a claim to.
+    def kill_strays(self, init: int) -> None:
+        """Kill children beside a container's init that nobody owns, once no hold is left.
 
         What loses its parent in another pid namespace goes to the init of that one. So a child
         of ours in there comes from a runtime that ended before it could say what it had
         started. In our own namespace it may be what an exec left running on purpose, which
         nothing tells apart: there none is killed.
+
+        While a hold lasts, one may be what a runtime is about to tell of: crun's is our child
+        before its pid is in a file.
         """
         namespace = procfs.pid_namespace(init)
-        if namespace in (None, procfs.pid_namespace(os.getpid())):
+        if namespace is None or namespace == procfs.pid_namespace(os.getpid()):
             return
+        self._suspect.add(namespace)
+        self._kill_suspects()
+
+    def _kill_suspects(self) -> None:
+        if self._holds or not self._suspect:
+            return
+        suspect, self._suspect = self._suspect, set()
         for pid in self._listed():
-            is_known = pid in self._owned or pid in claimed
-            if not is_known and procfs.pid_namespace(pid) == namespace:
+            if pid not in self._owned and procfs.pid_namespace(pid) in suspect:
                 os.kill(pid, signal.SIGKILL)  # nobody else reaps, so the number is its own
                 _log.warning("stray process killed", extra=fields(pid=pid))
 

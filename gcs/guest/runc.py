@@ -11,8 +11,8 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL  # noqa: TID251 - a constant for trio
@@ -114,12 +114,6 @@ class Runc:
     ending: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(_starts_at_once())
     )
-    #: of the calls that are starting something now
-    _pid_files: set[Path] = field(default_factory=set)
-
-    def claimed(self) -> frozenset[int]:
-        """Return the processes that calls have started, and are about to own."""
-        return frozenset(filter(None, map(_read_pid, self._pid_files)))
 
     async def create(
         self, container_id: str, bundle: str, streams: StandardStreams, *, tty: bool
@@ -184,8 +178,8 @@ class Runc:
         turn: Turn = nullcontext,
     ) -> tuple[Process, int | None]:
         async with self.starting:
-            with turn(), self._claiming() as pid_file, self.children.hold():
-                folder = str(pid_file.parent)
+            with turn(), _folder() as folder, self.children.hold():
+                pid_file = Path(folder, "pid")
                 with _console(folder if tty else None) as console:
                     socket_argument = (
                         () if console is None else ("--console-socket", f"{folder}/s")
@@ -203,17 +197,6 @@ class Runc:
                         process.abandon(self.children)
                         raise
                 return process, master
-
-    @contextmanager
-    def _claiming(self) -> Iterator[Path]:
-        """Give the pid file of a call; what is in it has a claim to its process meanwhile."""
-        with _folder() as folder:
-            pid_file = Path(folder, "pid")
-            self._pid_files.add(pid_file)
-            try:
-                yield pid_file
-            finally:
-                self._pid_files.remove(pid_file)
 
     def _end_started(self, pid_file: Path) -> None:
         """Kill what a call that failed late has started: nobody else would know of it."""
@@ -266,16 +249,10 @@ def _folder() -> "tempfile.TemporaryDirectory[str]":
 
 
 def _pid_in(pid_file: Path) -> int:
-    pid = _read_pid(pid_file)
-    if pid is None:
-        text = pid_file.read_text() if pid_file.exists() else ""
-        raise RuncError(f"the runtime succeeded, but its pid file holds {text[:20]!r}")
-    return pid
-
-
-def _read_pid(pid_file: Path) -> int | None:
     text = pid_file.read_text() if pid_file.exists() else ""
-    return int(text) if text.isdigit() else None
+    if not text.isdigit():
+        raise RuncError(f"the runtime succeeded, but its pid file holds {text[:20]!r}")
+    return int(text)
 
 
 def _last_error(log: Path) -> str:

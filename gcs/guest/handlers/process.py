@@ -188,7 +188,7 @@ async def _exec(
 def _end_strays(agent: Agent, container: Container) -> None:
     """Kill what a runtime has started that ended before it said so: the host knows of none."""
     if container.init is not None:
-        agent.children.kill_strays(container.init.pid, agent.runc.claimed())
+        agent.children.kill_strays(container.init.pid)
 
 
 @contextmanager
