@@ -52,6 +52,8 @@ _MAX_ENDED = 256
 #: Mounts and unmounts at a time. Hosts add the layers of a container at once, up to 128; more
 #: than a few do not get faster, but those that hang must leave room for others.
 _STORAGE_THREADS = 32
+#: Kills by cgroup at a time; the kernel makes one after the other.
+_CGROUP_THREADS = 8
 #: How long after the loss of a bridge the ends of other connections are taken for the host's
 #: own end. A vsock device resets them all at once, a host's exit closes them within moments.
 _LOSS_S = 1.0
@@ -221,6 +223,10 @@ class Agent:
     #: for what may hang on a device: nothing else waits for these threads
     storage_threads: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(_STORAGE_THREADS)
+    )
+    #: for killing by cgroup, which must not wait behind threads that hang on a device
+    cgroup_threads: trio.CapacityLimiter = field(
+        default_factory=lambda: trio.CapacityLimiter(_CGROUP_THREADS)
     )
     pod_memory: PodMemory = field(default_factory=PodMemory)
     #: for want of memory, by the kernel

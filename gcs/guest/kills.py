@@ -44,4 +44,5 @@ class Kills:
         return found
 
     def _since(self, number: int) -> tuple[OutOfMemory, ...]:
-        return tuple(event for event in self._newest if event.number > number)
+        known = number if number <= self._count else 0  # else it is of an earlier agent
+        return tuple(event for event in self._newest if event.number > known)

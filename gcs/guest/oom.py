@@ -43,29 +43,34 @@ async def run(agent: Agent) -> None:
         while True:
             await trio.lowlevel.wait_readable(watch)
             watch.clear()
-            await report(agent.kills, agent.reads, tuple(agent.containers.values()))
-            await trio.sleep(_PAUSE_S)
+            is_told = False
+            while not is_told:  # the kernel does not say again what could not be read
+                containers = tuple(agent.containers.values())
+                is_told = await report(agent.kills, agent.reads, containers)
+                await trio.sleep(_PAUSE_S)
     finally:
         watch.close()
 
 
-async def report(kills: Kills, reads: Reads, containers: Sequence[Container]) -> None:
+async def report(kills: Kills, reads: Reads, containers: Sequence[Container]) -> bool:
     """Tell of each container in which the kernel has killed more than was known of.
 
-    There may be hundreds of files to read, while others wait for the event loop.
+    There may be hundreds of files to read, while others wait for the event loop. Returns False,
+    and says why, when they can't be read.
     """
     made = [container for container in containers if container.cgroup]
     try:
         found = await reads.run(_READ, lambda: [_look(one.cgroup) for one in made])
-    except DeadlineError as error:
+    except (DeadlineError, OSError) as error:
         _log.warning("out-of-memory kills not read", extra=fields(error=error))
-        return
+        return False
     for container, (count, limit) in zip(made, found, strict=True):
         if count > container.oom_kills:
             container.oom_kills = count
             members = fields(cid=container.container_id, oom_kill=count, limit=limit)
             _log.warning("container ran out of memory", extra=members)
             kills.add(container.container_id, count, limit)
+    return True
 
 
 def _look(group: str) -> tuple[int, int]:

@@ -132,10 +132,11 @@ def _check_not_running(container: Container) -> None:
 
 async def _delete(agent: Agent, container: Container) -> None:
     if container.state is State.STOPPED:
-        await oom.report(
-            agent.kills, container.reads, (container,)
-        )  # its counters go with its cgroup
-        await trio.to_thread.run_sync(cgroup.kill, container.cgroup)
+        await trio.to_thread.run_sync(
+            cgroup.kill, container.cgroup, limiter=agent.cgroup_threads
+        )
+        # The runtime takes its cgroup away, and the counters with it.
+        await oom.report(agent.kills, container.reads, (container,))
     with suppress(ContainerNotFoundError):  # an earlier request came this far, and no further
         await agent.runc.delete(container.container_id)
     container.close_unstarted()

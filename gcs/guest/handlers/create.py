@@ -146,24 +146,29 @@ async def _undo(agent: Agent, container: Container, error: BaseException) -> Non
         except (GcsError, OSError) as failure:
             error.add_note(f"undoing it: {failure}")
         try:
-            await _remove_cgroup(container.cgroup)
+            await _remove_cgroup(agent, container.cgroup)
         except OSError as failure:
             error.add_note(f"undoing it: {failure}")
 
 
-async def _remove_cgroup(name: str) -> None:
+async def _remove_cgroup(agent: Agent, name: str) -> None:
     """Kill what a runtime left in a cgroup, and remove it. Raises EBUSY when it stays."""
+    threads = agent.cgroup_threads
     with trio.move_on_after(_CGROUP_GRACE_S):
-        while not await trio.to_thread.run_sync(cgroup.remove_all, name):  # noqa: ASYNC110
+        while not await trio.to_thread.run_sync(  # noqa: ASYNC110
+            cgroup.remove_all, name, limiter=threads
+        ):
             await trio.sleep(_CGROUP_RETRY_S)
         return
     raise OSError(errno.EBUSY, f"rmdir cgroup {name}: {os.strerror(errno.EBUSY)}")
 
 
-async def _kill_rest(container: Container) -> None:
+async def _kill_rest(agent: Agent, container: Container) -> None:
     """Kill what outlives an init; if that is not possible its exit is told all the same."""
     try:
-        await trio.to_thread.run_sync(cgroup.kill, container.cgroup)
+        await trio.to_thread.run_sync(
+            cgroup.kill, container.cgroup, limiter=agent.cgroup_threads
+        )
     except OSError as error:  # a container that may can make its cgroup one that has no kill
         members = fields(cid=container.container_id, error=error)
         _log.error("processes outlive their container", extra=members)
@@ -178,7 +183,7 @@ async def _attend(agent: Agent, container: Container, init: Process) -> None:
             was_started.set()
         container.state = State.STOPPED
         if not container.owns_pid_namespace:
-            await _kill_rest(container)
+            await _kill_rest(agent, container)
 
     await init.watch(agent.children, stop)
     members = fields(cid=container.container_id, status=init.exit_status)

@@ -102,6 +102,30 @@ async def test_a_kernel_that_takes_long_to_kill_delays_nobody(
     os.close(reader)
 
 
+async def test_threads_that_all_hang_keep_nothing_alive(agent: Agent, tmp_path: Path) -> None:
+    """A dead disk may have them all, with whatever is done to its files."""
+    pid = await _start(agent, tmp_path, pid_namespace=False)
+    container = agent.containers["c"]
+    kill = cgroup.folder(container.cgroup) / "cgroup.kill"
+    kill.parent.mkdir(parents=True)
+    threads = trio.to_thread.current_default_thread_limiter()
+    for _ in range(int(threads.available_tokens)):
+        threads.acquire_on_behalf_of_nowait(object())
+    assert container.init is not None
+    _runtime(agent).end(pid, 3)
+    with trio.fail_after(5):
+        await container.init.finished.wait()
+    assert kill.read_text() == "1"
+    kill.unlink()
+    async with trio.open_nursery() as deletion:
+        request = DeleteContainerState(container_id="c")
+        deletion.start_soon(dispatch.dispatch, agent, request)
+        with trio.fail_after(5):
+            while not kill.exists():  # noqa: ASYNC110 - a thread's doing
+                await trio.sleep(0.01)
+        deletion.cancel_scope.cancel()
+
+
 async def test_a_deletion_tells_the_exit_at_once(agent: Agent, tmp_path: Path) -> None:
     """Nobody can ask for it any more, and the id may be used again."""
     pid = await _start(agent, tmp_path)
@@ -118,15 +142,38 @@ async def test_a_deletion_tells_the_exit_at_once(agent: Agent, tmp_path: Path) -
 
 
 async def test_a_deletion_tells_of_the_last_kills_for_want_of_memory(
-    agent: Agent, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    agent: Agent,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The kernel's counters go with the cgroup, however soon that is."""
     pid = await _start(agent, tmp_path)
     container = agent.containers["c"]
-    make_cgroup(cgroup.folder(container.cgroup), memory_events="oom_kill 1\n")
+    group = cgroup.folder(container.cgroup)
+    make_cgroup(group, memory_events="oom_kill 0\n")
+    # One that the kernel ends last of all.
+    monkeypatch.setattr(
+        cgroup, "kill", lambda _: make_cgroup(group, memory_events="oom_kill 1\n")
+    )
     assert container.init is not None
     _runtime(agent).end(pid, 137)
     await container.init.finished.wait()
     await dispatch.dispatch(agent, DeleteContainerState(container_id="c"))
     told = [r for r in caplog.records if r.getMessage() == "container ran out of memory"]
     assert [getattr(r, "fields", {})["cid"] for r in told] == ["c"]
+
+
+async def test_counters_that_can_not_be_read_delay_no_deletion(
+    agent: Agent, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All it has of them is a line for the log."""
+    pid = await _start(agent, tmp_path)
+    container = agent.containers["c"]
+    (cgroup.folder(container.cgroup) / "memory.events").mkdir(parents=True)
+    assert container.init is not None
+    _runtime(agent).end(pid, 137)
+    await container.init.finished.wait()
+    await dispatch.dispatch(agent, DeleteContainerState(container_id="c"))
+    assert agent.containers == {}
+    assert "out-of-memory kills not read" in caplog.text

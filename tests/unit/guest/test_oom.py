@@ -88,6 +88,33 @@ async def test_counters_are_read_when_the_kernel_says_so_and_only_then(
             await trio.sleep(0.01)
 
 
+async def test_counters_that_can_not_be_read_are_read_again(
+    nursery: trio.Nursery,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The kernel does not tell of the same kill twice."""
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    monkeypatch.setattr(cgroup, "Watch", _Watch)
+    monkeypatch.setattr(oom, "_PAUSE_S", 0.01)
+    children = Children()
+    agent = Agent(UnixTransport(Path("/nowhere")), children, Runc(children), nursery)
+    agent.containers["c"] = Container("c", "", "", "", cgroup="/pods/c")
+    events = tmp_path / "pods/c/memory.events"
+    events.mkdir(parents=True)
+    nursery.start_soon(oom.run, agent)
+    await trio.testing.wait_all_tasks_blocked()
+    os.write(_Watch.writer, b"x")
+    with trio.fail_after(10):
+        while "out-of-memory kills not read" not in caplog.text:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        events.rmdir()
+        make_cgroup(events.parent, memory_events="oom_kill 1\n")
+        (kill,) = await agent.kills.after(0)
+    assert (kill.container_id, kill.oom_kill) == ("c", 1)
+
+
 async def ask(agent: Agent, after: int, timeout_in_ms: int = 0) -> tuple[OutOfMemory, ...]:
     request = WaitForOutOfMemory(
         container_id=NULL_CONTAINER_ID, after=after, timeout_in_ms=timeout_in_ms
@@ -123,6 +150,18 @@ async def test_a_host_is_told_of_each_kill_once(
         await trio.sleep(1)
         agent.kills.add("d", 1, 0)
     assert [(event.number, event.container_id) for event in told] == [(3, "d")]
+
+
+async def test_a_number_of_an_earlier_agent_hides_nothing(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It comes from a host that knows none of this agent's events."""
+    children = Children()
+    agent = Agent(UnixTransport(Path("/nowhere")), children, Runc(children), nursery)
+    for count in (1, 2):
+        agent.kills.add("c", count, 64 * MIB)
+    assert [event.number for event in await ask(agent, 3)] == [1, 2]
+    assert await ask(agent, 2) == ()
 
 
 async def test_a_wait_for_ever_is_answered_before_a_host_gives_up(
