@@ -197,9 +197,9 @@ async def _running(
     children: Children, ifname: str, netns: int | None
 ) -> AsyncIterator[_Output]:
     """Run a client for the length of the block."""
-    reader, writer = os.pipe()
-    async with trio.lowlevel.FdStream(reader) as stream:
-        with _program(_SCRIPT) as script:
+    with _program(_SCRIPT) as script:
+        reader, writer = os.pipe()
+        async with trio.lowlevel.FdStream(reader) as stream:
             try:
                 process = await children.spawn(
                     _command(ifname, netns, script),

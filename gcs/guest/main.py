@@ -40,7 +40,10 @@ def _prepare(options: Options) -> None:
         except OSError as error:
             _log.error("no core dumps", extra=log.fields(error=error))
     memory.enter_own_cgroup()
-    dhcp.end_strays()
+    try:
+        dhcp.end_strays()
+    except OSError as error:
+        _log.error("DHCP clients may be left", extra=log.fields(error=error))
 
 
 def _claim_limits() -> limits.Inherited:
