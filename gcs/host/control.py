@@ -4,6 +4,7 @@ What a request does is the service's; here it is read, handed over, and answered
 descriptors that belong to the answer.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -23,6 +24,9 @@ __all__ = ["Answer", "Conversation", "Handler", "serve_control"]
 
 #: Clients that wait to be accepted: gcsctl commands that are started at the same moment.
 _BACKLOG = 16
+#: accept(2) for want of something that comes back, and how long it is given.
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ROOM_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,11 @@ class Conversation:
         except GcsError as error:
             await self._send(self._connection.refuse(event.message_id, error))
             return
+        except OSError as error:
+            # One client's question, as of descriptors that have run out: no end of the service.
+            refusal = GcsError(f"{type(event.request).__name__}: {error}")
+            await self._send(self._connection.refuse(event.message_id, refusal))
+            return
         try:
             data = self._connection.reply(event.message_id, answer.reply)
             await self._send(data, answer.fds)
@@ -126,7 +135,13 @@ async def serve_control(
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                connection, _ = await accepting.accept()
+                try:
+                    connection, _ = await accepting.accept()
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    await trio.sleep(_ROOM_S)
+                    continue
                 stdlib = _detached(connection)
                 if _peer_uid(stdlib) in (os.getuid(), 0):
                     nursery.start_soon(Conversation(FdStream(stdlib)).serve, handler)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from gcs.host.blob import Blob, check_digest
 from gcs.host.document import Document, parse, parse_each
-from gcs.host.layout import Layout, LayoutError, is_compressed
+from gcs.host.layout import Layout, LayoutError, check_layer_count, is_compressed
 
 __all__ = ["INDEX", "Archived", "read_archive"]
 
@@ -74,6 +74,7 @@ def _choose(entries: Sequence[Document], name: str | None) -> Document:
 def _blobs(layout: Layout, names: Sequence[str], diff_ids: Sequence[str]) -> Iterator[Blob]:
     if len(names) != len(diff_ids):
         raise LayoutError(f"{len(names)} layers but {len(diff_ids)} diff ids")
+    check_layer_count(len(names))  # each may have to be read
     for name, diff_id in zip(names, diff_ids, strict=True):
         path, offset, size = layout.place(_inside(name))
         blob = Blob(digest=check_digest(diff_id), path=path, offset=offset, size=size)

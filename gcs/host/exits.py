@@ -34,15 +34,15 @@ class Exits:
             channel.close()
 
     async def read(self, notifications: trio.MemoryReceiveChannel[Notification]) -> None:
-        """Sort what the guest says, until the bridge ends; all channels end then.
+        """Sort what the guest says, until the bridge ends, or the guest says too much.
 
-        From a guest that says too much nothing more is taken, which ends the bridge.
+        All channels end then. Nothing more is taken of it, which ends the bridge.
         """
         async for one in notifications:
             if not self._pass_on(one):
                 self._strays += 1
                 if self._strays > _MAX_STRAYS:
-                    return
+                    break
         for container_id in list(self._channels):
             self.forget(container_id)
 

@@ -17,12 +17,9 @@ from gcs.errors import GcsError
 from gcs.host.blob import Blob, check_digest
 from gcs.host.docker_archive import INDEX, Archived, read_archive
 from gcs.host.document import Document, parse
-from gcs.host.layout import Layout, LayoutError, open_layout
+from gcs.host.layout import Layout, LayoutError, check_layer_count, open_layout
 
 __all__ = ["Image", "ImageConfig", "ImageError", "Layer", "config_of", "open_image"]
-
-#: What the utility VM can mount: 128 layers in at most eight devices.
-MAX_LAYERS = 128
 
 #: Indexes inside indexes: in use are two levels (index.json and one multi-platform index).
 MAX_INDEX_DEPTH = 4
@@ -234,7 +231,6 @@ def _image(layout: Layout, found: _Found, manifest: Document) -> Image:
 def _of_archive(found: Archived) -> Image:
     config = parse(found.config, f"config {found.config_digest}")
     _check_place(config)
-    _check_count(len(found.blobs))
     diff_ids = config.inner("rootfs").texts("diff_ids")
     return Image(
         name=found.name,
@@ -255,11 +251,6 @@ def _check_place(config: Document) -> None:
         raise LayoutError(f"is for {'/'.join(place)}, not for linux/amd64")
 
 
-def _check_count(layers: int) -> None:
-    if not 0 < layers <= MAX_LAYERS:
-        raise LayoutError(f"{layers} layers, 1 to {MAX_LAYERS} work")
-
-
 def config_of(document: Document) -> ImageConfig:
     """Return what an image's configuration says about containers."""
     config = document.inner("config")
@@ -278,7 +269,7 @@ def _layers(layout: Layout, manifest: Document, diff_ids: tuple[str, ...]) -> tu
     descriptors = tuple(manifest.each("layers"))
     if len(descriptors) != len(diff_ids):
         raise LayoutError(f"{len(descriptors)} layers but {len(diff_ids)} diff ids")
-    _check_count(len(descriptors))
+    check_layer_count(len(descriptors))
     layers = []
     for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
         media_type = descriptor.text("mediaType")

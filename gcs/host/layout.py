@@ -17,8 +17,17 @@ from gcs.errors import GcsError
 from gcs.host.blob import Blob, check_digest
 from gcs.host.layer_tar import Entry, Kind, TarReader
 
-__all__ = ["Layout", "LayoutError", "is_compressed", "open_layout"]
+__all__ = [
+    "MAX_LAYERS",
+    "Layout",
+    "LayoutError",
+    "check_layer_count",
+    "is_compressed",
+    "open_layout",
+]
 
+#: What the utility VM can mount: 128 layers in at most eight devices.
+MAX_LAYERS = 128
 #: index.json, manifests and configs: registries and engines stop at 4 MiB.
 MAX_DOCUMENT_BYTES = 4 << 20
 
@@ -34,6 +43,12 @@ _MAX_LINKS = 8
 
 class LayoutError(GcsError):
     """A path is no image layout, or a file of it is missing; the text lacks the path."""
+
+
+def check_layer_count(layers: int) -> None:
+    """Raise LayoutError when an image has none or too many."""
+    if not 0 < layers <= MAX_LAYERS:
+        raise LayoutError(f"{layers} layers, 1 to {MAX_LAYERS} work")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import trio
 
 from gcs.errors import (
     ContainerNotFoundError,
+    ContainerStoppedError,
     DisconnectedError,
     GcsError,
     WrongStateError,
@@ -113,7 +114,8 @@ class Owner:
 
     async def _begin(self, client: Conversation, run: Run) -> Answer:
         self._check(client, run)
-        if not self._has_place(run):
+        # Without a first container there is no VM, and who comes to join has nothing for one.
+        if not self._has_place(run) or (run.vm is None and not self._containers):
             return Answer(RunReply(again=True))
         owned = self._claim(run, Steps(client.notify))
         is_first = not self._containers
@@ -166,7 +168,7 @@ class Owner:
         folder = StateFolder.create(self._folder.path.parent, container_id[:ID_DIGITS])
         try:
             folder.claim(Claim(container_id, run.name, vm=vm_id))
-        except StateError:
+        except (StateError, OSError):
             folder.remove()
             folder.close()
             raise
@@ -177,9 +179,13 @@ class Owner:
     async def _own(self, first: Owned) -> None:
         """Have the VM until its last container is over; then there is nothing left to own."""
         try:
-            image = await read_image(first.run, first.steps, first.life)
+            # In a pod its own course reads it: a fault of it is nobody else's, and the pod has
+            # ports for all that an image takes.
+            count = 0
+            if not self._pod:
+                count = len((await read_image(first.run, first.steps, first.life)).layers)
             home = secrets.token_hex(_ID_BYTES) if self._pod else first.container_id
-            opening = open_machine(first.run, len(image.layers), self._folder, home)
+            opening = open_machine(first.run, count, self._folder, home)
             async with opening as machine:
                 await together(
                     partial(machine.serve, first.steps, self._is_vacant),
@@ -194,10 +200,14 @@ class Owner:
 
     async def _keep_house(self, machine: Machine) -> None:
         """Have containers live in the VM until none is left. Raises DisconnectedError."""
-        async with trio.open_nursery() as rooms:
-            self._house = rooms, machine
-            for owned in self._alive:
-                rooms.start_soon(self._live, rooms, machine, owned)
+        try:
+            async with trio.open_nursery() as rooms:
+                self._house = rooms, machine
+                for owned in self._alive:
+                    rooms.start_soon(self._live, rooms, machine, owned)
+        finally:
+            # Who comes now is told with all others how the VM was lost.
+            self._house = None
         if self._loss is not None:
             raise self._loss
 
@@ -211,9 +221,10 @@ class Owner:
         except DisconnectedError as error:
             # Why is seen around the VM, and told there to all that were in it.
             self._loss = error
+            self._house = None
             rooms.cancel_scope.cancel()
             return
-        except CommandRefusedError as error:
+        except (CommandRefusedError, ContainerStoppedError) as error:
             owned.fail(error)
         except GcsError as error:
             self._fail(owned, error)
@@ -224,6 +235,9 @@ class Owner:
         self._alive.remove(owned)
         if not self._alive:
             self._is_vacant.succeed(is_well)
+            if not (is_well or machine.is_furnished.is_set()):
+                # Nobody will come: what boots is for nothing.
+                self._nursery.start_soon(self._finish)
             return
         # Others go on. Whoever has asked for it may ask how it ended; others find its record.
         owned.settle()

@@ -84,15 +84,20 @@ async def open_relays(published: Sequence[Published]) -> AsyncIterator[Sequence[
     Raises GcsError when a port is taken.
     """
     forwards: list[Published] = []
+    listeners: list[tuple[trio.SocketListener, int]] = []
     async with AsyncExitStack() as stack:
-        nursery = await stack.enter_async_context(open_background())
         for one in published:
             if not one.is_ipv6:
                 forwards.append(one)
                 continue
             listener = await stack.enter_async_context(await _listen(one))
             forwards.append(replace(one, ip=_LOOPBACK, port=_free_port()))
-            nursery.start_soon(_serve, listener, forwards[-1].port)
+            listeners.append((listener, forwards[-1].port))
+        limit = trio.CapacityLimiter(_MAX_RELAYED)
+        # Entered last: nobody accepts any more when the listeners are closed.
+        nursery = await stack.enter_async_context(open_background())
+        for listener, port in listeners:
+            nursery.start_soon(trio.serve_listeners, partial(_relay, port, limit), [listener])
         yield forwards
 
 
@@ -120,21 +125,30 @@ def _free_port() -> int:
     return port
 
 
-async def _serve(listener: trio.SocketListener, port: int) -> None:
-    limit = trio.CapacityLimiter(_MAX_RELAYED)
-    await trio.serve_listeners(partial(_relay, port, limit), [listener])
-
-
 async def _relay(port: int, limit: trio.CapacityLimiter, client: trio.SocketStream) -> None:
-    """Copy both ways until both ends have said all; one that breaks off ends the other."""
-    async with limit, client:
+    """Copy both ways until both ends have said all; one that breaks off ends the other.
+
+    One too many is closed: it would wait with a descriptor, of which the service has not many.
+    """
+    async with client:
         try:
-            server = await trio.open_tcp_stream(_LOOPBACK, port)
-        except OSError:
+            limit.acquire_on_behalf_of_nowait(client)
+        except trio.WouldBlock:
             return
-        async with server, trio.open_nursery() as nursery:
-            nursery.start_soon(_copy, client, server, nursery.cancel_scope)
-            nursery.start_soon(_copy, server, client, nursery.cancel_scope)
+        try:
+            await _connect(port, client)
+        finally:
+            limit.release_on_behalf_of(client)
+
+
+async def _connect(port: int, client: trio.SocketStream) -> None:
+    try:
+        server = await trio.open_tcp_stream(_LOOPBACK, port)
+    except OSError:
+        return
+    async with server, trio.open_nursery() as nursery:
+        nursery.start_soon(_copy, client, server, nursery.cancel_scope)
+        nursery.start_soon(_copy, server, client, nursery.cancel_scope)
 
 
 async def _copy(

@@ -6,16 +6,18 @@ Nothing here knows of clients: what becomes known on the way is set as an outcom
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from gcs.errors import ContainerStoppedError, DisconnectedError, GcsError
+from gcs.errors import CallError, ContainerStoppedError, DisconnectedError, GcsError
 from gcs.host import network, pod, volumes
 from gcs.host.container import Container, rootfs_path
 from gcs.host.contents import Contents, find_image, prepare
+from gcs.host.deadline import deadline
 from gcs.host.images import Image, ImageConfig
 from gcs.host.machine import Machine, Storage
 from gcs.host.outcome import Outcome
@@ -30,6 +32,9 @@ from gcs.wire.control import Run, StreamName
 __all__ = ["Course", "Life", "Started", "read_image", "wanted_streams"]
 
 _log = logging.getLogger("gcs.host.run")
+
+#: SIGKILL of a container's init ends it in milliseconds.
+_KILL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +153,15 @@ class Course:
             await self._undo(error, partial(storage.volumes.unmount, mounted))
             await self._undo(error, unmount)
             raise
-        await self._run(container, started)
+        takedown = (container.remove, partial(storage.volumes.unmount, mounted), unmount)
+        try:
+            await self._run(container, started)
+        except GcsError as error:
+            for call in (partial(_kill, container), *takedown):
+                await self._undo(error, call)
+            raise
         async with self.steps.step("take the container down"):
-            await container.remove()
-            await storage.volumes.unmount(mounted)
-            await unmount()
+            await _call_each(takedown)
 
     async def _mount_volumes(self, storage: Storage) -> Sequence[Mounted]:
         if not self.run.volumes:
@@ -164,9 +173,10 @@ class Course:
         """Tell that it has started, and wait for its end."""
         self.life.started.succeed(started)
         if self.life.is_given_up:
-            await container.init.signal(signal.SIGKILL)
             for stream in started.streams.values():
                 await trio.aclose_forcefully(stream)
+            with suppress(CallError):  # it has exited meanwhile
+                await container.init.signal(signal.SIGKILL)
         self.life.exited.succeed(await container.init.wait())
         notification = await container.wait_notification()
         _log.info("container exited", extra={"type": notification.type})
@@ -223,6 +233,25 @@ class Course:
         elif self.machine.has_network:
             network.use_namespace(spec, self.cid)
         return spec
+
+
+async def _kill(container: Container) -> None:
+    """End a container of which it is not known whether it has ended."""
+    with suppress(CallError), deadline(_KILL_S, "the container's end after SIGKILL"):
+        await container.init.signal(signal.SIGKILL)
+        await container.init.wait()
+
+
+async def _call_each(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Make calls one after the other, whatever fails; raise the first failure at the end."""
+    failures: list[GcsError] = []
+    for call in calls:
+        try:
+            await call()
+        except GcsError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def wanted_streams(*, stdin: bool, terminal: bool) -> tuple[StreamName, ...]:

@@ -56,12 +56,16 @@ class Usage:
 def by_backing(pids: Iterable[int]) -> dict[Backing, Usage]:
     """Return what these processes together have in memory.
 
-    Raises OSError when one of them has ended or is another user's.
+    One that lets nobody but root look, as passt does, is left out. Raises OSError when one has
+    ended.
     """
     found: dict[Backing, Usage] = {}
     for pid in pids:
-        # Names are bytes to the kernel.
-        text = Path(f"/proc/{pid}/smaps").read_text(errors="surrogateescape")
+        try:
+            # Names are bytes to the kernel.
+            text = Path(f"/proc/{pid}/smaps").read_text(errors="surrogateescape")
+        except PermissionError:
+            continue
         for backing, usage in parse(text):
             found[backing] = found[backing].plus(usage) if backing in found else usage
     return found

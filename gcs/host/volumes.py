@@ -230,8 +230,8 @@ class Volumes:
 
     async def unmount(self, mounted: Sequence[Mounted]) -> None:
         """Take volumes off again; their servers end with their connections."""
-        for each in mounted:
-            await self._modify(RequestType.REMOVE, each.settings)
+        remove = partial(self._modify, RequestType.REMOVE)
+        await all_of(*(partial(remove, each.settings) for each in mounted))
 
     async def _modify(self, action: RequestType, settings: MappedDirectory) -> None:
         await modify(self._client, action, ResourceType.MAPPED_DIRECTORY, settings)

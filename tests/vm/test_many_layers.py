@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gcs.host.images import MAX_LAYERS, Image, open_image
+from gcs.host.images import Image, open_image
+from gcs.host.layout import MAX_LAYERS
 from gcs.host.unpack import Unpacked
 from tests.support.oci import layer_tar, member, write_layout
 from tests.support.stage import Stage

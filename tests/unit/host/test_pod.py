@@ -177,6 +177,26 @@ def test_containers_join_at_once(stage: Stage) -> None:
     assert states(stage) == {"one": "running"}
 
 
+def test_what_is_wrong_with_the_first_is_not_told_to_the_others(stage: Stage) -> None:
+    """Its name is taken, or its image is none, while others join; they wait or go on."""
+    assert stage.run("run", "-d", "--name", "taken", str(stage.image), *SLEEP).returncode == 0
+    words = ("run", "--pod", "web")
+    with (
+        stage.start(*words, "--name", "taken", str(stage.image), "true") as refused,
+        stage.start(*words, str(stage.image.parent), "true") as broken,
+        stage.start(*words, str(stage.image), "echo", "x") as one,
+        stage.start(*words, str(stage.image), "echo", "x") as two,
+    ):
+        _, why = refused.communicate(timeout=100)
+        assert b"taken" in why
+        assert refused.returncode == 125
+        broken.communicate(timeout=100)
+        assert broken.returncode == 125
+        for process in (one, two):
+            out, err = process.communicate(timeout=100)
+            assert (process.returncode, out, err) == (0, b"x\n", b"")
+
+
 @pytest.mark.parametrize("name", ["", "-", "x", "a/b", "a b"])
 def test_a_pod_has_a_name_like_that_of_a_container(stage: Stage, name: str) -> None:
     """It is refused otherwise."""

@@ -1,13 +1,14 @@
 """Ports are published as docker spells them, and those of IPv6 are relayed."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
 from gcs.errors import GcsError, InvalidArgumentError
+from gcs.host import publish
 from gcs.host.publish import Published, open_relays, parse_published
 
 
@@ -85,6 +86,48 @@ async def test_a_port_of_ipv6_is_relayed_to_one_that_qemu_forwards() -> None:
                 for _ in range(20):
                     nursery.start_soon(ask)
     assert answers == [b"hi" * 200_000] * 20
+
+
+async def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep no descriptor of the service; when others have ended there is room again."""
+    monkeypatch.setattr(publish, "_MAX_RELAYED", 2)
+    published = [Published("::1", _free_port(), 80), Published("::1", _free_port(), 81)]
+
+    async def ask(stream: trio.SocketStream) -> bytes:
+        await stream.send_all(b"x")
+        await stream.send_eof()
+        return b"".join([bytes(data) async for data in stream])
+
+    with trio.fail_after(60):
+        async with open_relays(published) as forwards, _echo(forwards[0].port):
+            port = published[0].port
+            idle = [await trio.open_tcp_stream("::1", port) for _ in range(2)]
+            for stream in idle:
+                await stream.send_all(b"x")
+            async with await trio.open_tcp_stream("::1", published[1].port) as late:
+                assert await _end_of(late)
+            assert await ask(idle[0]) == b"xxxx"
+            await idle[0].aclose()
+            while await _asked_again(port, ask) != b"xx":  # noqa: ASYNC110 - the relay's state
+                await trio.sleep(0.05)
+            await idle[1].aclose()
+
+
+async def _end_of(stream: trio.SocketStream) -> bool:
+    try:
+        return await stream.receive_some() == b""
+    except trio.BrokenResourceError:
+        return True
+
+
+async def _asked_again(
+    port: int, ask: Callable[[trio.SocketStream], Awaitable[bytes]]
+) -> bytes:
+    try:
+        async with await trio.open_tcp_stream("::1", port) as stream:
+            return await ask(stream)
+    except trio.BrokenResourceError:
+        return b""
 
 
 async def test_a_container_that_does_not_listen_ends_the_connection() -> None:
