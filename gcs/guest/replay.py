@@ -78,12 +78,14 @@ class Replay:
         return moved
 
     def _remember(self, source: int) -> int:
-        # A busy stream fills whole pages: making place before it is missed saves three calls.
-        if self._held > REPLAY_BYTES - _CHUNK:
-            self._drop(self._held - (REPLAY_BYTES - _CHUNK))
+        # A busy stream fills whole pages: making place before it is missed saves three calls,
+        # and making it for many pieces at once one for each of them.
+        if self._held >= REPLAY_BYTES:
+            self._drop(REPLAY_BYTES // 2)
         while True:
+            count = min(_CHUNK, REPLAY_BYTES - self._held)
             try:
-                copied = syscall.tee(source, self._writer, _CHUNK, abi.SPLICE_F_NONBLOCK)
+                copied = syscall.tee(source, self._writer, count, abi.SPLICE_F_NONBLOCK)
             except BlockingIOError:
                 # The source is empty, or there is no place for more: then this is said even at
                 # the source's end.
