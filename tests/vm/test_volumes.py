@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from tests.support import filecheck
 from tests.support.stage import ROOT, Stage, our_processes, services
 from tests.vm.test_files import archive, package
+from tests.vm.test_scratch import until
 
 IS_SOAK = bool(os.environ.get("GCS_SOAK"))
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600 if IS_SOAK else 480)]
@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600 if IS_SOAK else 480)]
 #: A boot under emulation on a machine that is busy with other VMs.
 _RUN_S = 300
 _CALL_S = 2400 if IS_SOAK else 120
-_GONE_S = 60
 #: Random operations; the second number is for every day.
 _SEED, _OPERATIONS = 11, 10_000 if IS_SOAK else 300
 
@@ -147,13 +146,6 @@ def test_random_operations_make_no_difference_on_a_volume(
     assert filecheck.seen(check) == left.files
 
 
-def _until(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _GONE_S
-    while not reached():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def _servers(folder: Path) -> list[int]:
     """Return the processes that serve a folder, the outermost first."""
     found = []
@@ -172,7 +164,7 @@ def test_a_server_that_dies_is_an_error_for_its_volume_alone(folders: Folders) -
     assert folders.sh("cat /shared/dying/theirs") == "one"
     for pid in _servers(folders.dying):
         os.kill(pid, signal.SIGKILL)
-    _until(lambda: not _servers(folders.dying), "the server lives on")
+    until(lambda: not _servers(folders.dying), "the server lives on")
     said = folders.tried("cat /shared/dying/theirs; ls /shared/dying")
     assert said.returncode != 0
     assert said.stderr.count(os.strerror(errno.EIO).encode()) == 2
@@ -181,7 +173,7 @@ def test_a_server_that_dies_is_an_error_for_its_volume_alone(folders: Folders) -
     assert (stop.returncode, stop.stderr) == (0, b"")
     wait = folders.gcsctl.run("wait", "vol", timeout_s=_CALL_S)
     assert wait.stdout == b"137\n"
-    _until(lambda: not our_processes(folders.gcsctl.environment), "something lives on")
+    until(lambda: not our_processes(folders.gcsctl.environment), "something lives on")
     assert not _servers(folders.shared)
 
 
@@ -194,8 +186,8 @@ def test_no_server_outlives_a_service_that_is_killed(gcsctl: Stage, tmp_path: Pa
     vm_id = done.stdout.decode()[:12]
     (service,) = (pid for pid, words in services() if vm_id in words)
     os.kill(service, signal.SIGKILL)
-    _until(lambda: not _servers(tmp_path), "the server lives on")
-    _until(lambda: not our_processes(gcsctl.environment), "something lives on")
+    until(lambda: not _servers(tmp_path), "the server lives on")
+    until(lambda: not our_processes(gcsctl.environment), "something lives on")
 
 
 def test_git_tar_and_dpkg_work_on_a_volume(gcsctl: Stage, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,22 +12,13 @@ import pytest
 from gcs.host.cli import main
 from tests.support.cache_worker import NAME
 from tests.support.oci import layer_tar, member, write_layout
-from tests.support.stage import Stage, make_stage
+from tests.support.stage import Stage
+from tests.unit.host.test_verbs import stage
+
+__all__ = ["stage"]
 
 #: Each starts several programs, one after the other.
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    """A stage whose containers are removed after the test."""
-    with tempfile.TemporaryDirectory(prefix="g", dir="/tmp") as folder:
-        made = make_stage(Path(folder))
-        yield made
-        ids = made.run("ps", "-aq").stdout.decode().split()
-        if ids:
-            made.run("rm", "-f", *ids)
-        assert made.leftovers() == []
 
 
 def said(stage: Stage, *words: str, status: int = 0) -> str:

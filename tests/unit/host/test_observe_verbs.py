@@ -2,9 +2,6 @@
 
 import json
 import re
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,22 +9,13 @@ from gcs.errors import GcsError
 from gcs.host.observe_verbs import all_mounts
 from gcs.wire.control import ListMountsReply
 from gcs.wire.extensions import MountReport
-from tests.support.stage import Stage, make_stage
+from tests.support.stage import Stage
+from tests.unit.host.test_verbs import stage
+
+__all__ = ["stage"]
 
 #: Each starts several programs, one after the other.
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    """A stage whose containers are removed after the test."""
-    with tempfile.TemporaryDirectory(prefix="g", dir="/tmp") as folder:
-        made = make_stage(Path(folder))
-        yield made
-        ids = made.run("ps", "-aq").stdout.decode().split()
-        if ids:
-            made.run("rm", "-f", *ids)
-        assert made.leftovers() == []
 
 
 def said(stage: Stage, *words: str, status: int = 0) -> str:
