@@ -75,14 +75,12 @@ class Lan:
         user = () if os.getuid() == 0 else ("--user", "--preserve-credentials")
         return ("nsenter", "-t", str(self.pid), *user, "-n", "-m", "env", "-C", str(ROOT))
 
-    def fetch(self, url: str) -> bytes:
-        """Return a page as it is seen from within; empty when there is none."""
-        script = (
-            "import sys; from urllib.request import urlopen; "
-            "sys.stdout.buffer.write(urlopen(sys.argv[1], timeout=50).read())"
+    def fetch(self, url: str, patience_s: float = 30) -> bytes:
+        """Return a page as it is seen from within; empty when there is none until then."""
+        asked = (sys.executable, "-m", "tests.support.http", url, str(patience_s))
+        done = subprocess.run(
+            [*self.prefix, *asked], capture_output=True, timeout=60, check=False
         )
-        argv = [*self.prefix, sys.executable, "-c", script, url]
-        done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
         return done.stdout
 
 

@@ -75,7 +75,7 @@ def test_a_server_answers_on_published_ports(inside: Stage, busybox: str, lan: L
     for host in ("127.0.0.1:8080", "[::1]:8080", "[2001:db8::1]:8081"):
         assert lan.fetch(f"http://{host}/") == b"hello\n", host
     assert inside.run("rm", "-f", "web", timeout_s=60).returncode == 0
-    assert lan.fetch("http://[::1]:8080/") == b""
+    assert lan.fetch("http://[::1]:8080/", patience_s=0) == b""
     assert inside.leftovers() == []
 
 

@@ -35,10 +35,18 @@ def pod(gcsctl_for_module: Stage, images: Path) -> Iterator[Stage]:
     words = ("run", "-d", "--pod", "shop", "--name", "web", "--network", "user")
     done = stage.run(*words, *serve, timeout_s=_BOOT_S)
     assert done.returncode == 0, done.stderr
+    listens(stage, "web", 80)
     yield stage
     names = stage.run("ps", "-aq").stdout.decode().split()
     stage.run("rm", "-f", *names, timeout_s=60)
     assert stage.leftovers() == []
+
+
+def listens(stage: Stage, name: str, port: int) -> None:
+    """Wait until a server answers: its process is there before its port is."""
+    script = f"until wget -q -O - http://127.0.0.1:{port}/; do sleep 0.1; done"
+    done = stage.run("exec", name, "sh", "-c", script, timeout_s=60)
+    assert done.returncode == 0, done.stderr
 
 
 def run(pod: Stage, image: Path, *command: str) -> str:
@@ -117,6 +125,7 @@ def test_a_pod_goes_on_without_the_first_and_ends_with_the_last(
     client = (str(images / "client"), "httpd", "-f", "-p", "81", "-h", "/www")
     words = ("run", "-d", "--pod", "shop", "--name", "other")
     assert pod.run(*words, *client, timeout_s=_JOIN_S).returncode == 0
+    listens(pod, "other", 81)
     assert pod.run("rm", "-f", "web", timeout_s=60).returncode == 0
     said = run(pod, images / "client", "wget", "-q", "-O", "-", "http://10.0.2.15:81/")
     assert said == "client\n"

@@ -8,7 +8,6 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 import trio
@@ -26,6 +25,7 @@ from gcs.wire.resource import (
     RequestType,
     ResourceType,
 )
+from tests.support.http import fetch
 from tests.support.oci import layer_tar, member, write_layout
 from tests.support.shared_vm import SharedVm
 from tests.support.stage import Stage
@@ -114,8 +114,7 @@ def test_a_container_reaches_the_host_and_is_reached(
     assert ": eth0: " in said
     assert "nameserver 10.0.2.3\n" in said
     assert _links(vm) == ["lo"]
-    with urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
-        assert answer.read() == b"served\n"
+    assert fetch(f"http://127.0.0.1:{port}/") == b"served\n"
     vm.call(end)
     assert _links(vm) == ["lo"]
 
@@ -318,8 +317,7 @@ def test_a_published_port_leads_to_the_container(gcsctl: Stage, busybox: Path) -
     serve = (str(busybox), "httpd", "-f", "-p", "80", "-h", "/tmp")
     done = gcsctl.run(*words, "-d", *serve, timeout_s=240)
     assert done.returncode == 0, done.stderr
-    with urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
-        assert answer.read() == b"hello\n"
+    assert fetch(f"http://127.0.0.1:{port}/") == b"hello\n"
     again = gcsctl.run("run", "-p", f"{port}:80", str(busybox), "true", timeout_s=240)
     assert again.returncode == 125
     assert (
