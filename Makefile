@@ -20,7 +20,7 @@ run: ## from a fresh machine to a seven-layer container in a utility VM
 	@$(RECIPES) run
 
 .PHONY: test
-test: setup check test-fuzz test-root test-vm ## from a fresh machine to the whole suite, VM tests included
+test: setup kernel-check check test-fuzz test-root test-vm ## from a fresh machine to the whole suite, VM tests included
 
 .PHONY: setup
 setup: ## everything that run and test need, without running it
@@ -90,6 +90,10 @@ kernel: ## build/kernel and build/vmlinux from kconfig/
 kernel-debug: ## build/vmlinux-debug: the same with kconfig/debug.config
 	@$(RECIPES) kernel-debug
 
+.PHONY: kernel-check
+kernel-check: ## whether Kconfig takes kconfig/ as it is, debug.config included: minutes, no build
+	@$(RECIPES) kernel-check
+
 .PHONY: initrd
 initrd: ## build/initrd and build/root-image: the guest's tree, laid together by LinuxKit
 	@$(RECIPES) initrd
@@ -111,7 +115,7 @@ reproduce: ## build initrd and root image twice, in different folders: the same 
 	@$(RECIPES) reproduce
 
 .PHONY: reproduce-kernel
-reproduce-kernel: ## the same with the kernel, which takes twice as long as it does
+reproduce-kernel: ## build the kernel once more, elsewhere: the bytes of the one in the cache
 	@$(RECIPES) reproduce-kernel
 
 .PHONY: images

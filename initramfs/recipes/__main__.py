@@ -37,12 +37,17 @@ def _venv(engine: Engine) -> None:
 
 def _kernel(engine: Engine) -> None:
     built = kernel.make(engine)
-    engine.link(built / "bzImage", "kernel")
-    engine.link(built / "vmlinux", "vmlinux")
+    for name, file in kernel.FILES.items():
+        engine.link(built / file, name)
 
 
 def _kernel_debug(engine: Engine) -> None:
     engine.link(kernel.make(engine, debug=True) / "vmlinux", "vmlinux-debug")
+
+
+def _kernel_check(engine: Engine) -> None:
+    for debug in (False, True):
+        kernel.check(engine, debug=debug)
 
 
 def _initrd(engine: Engine) -> None:
@@ -96,14 +101,15 @@ TARGETS: dict[str, Callable[[Engine], int | None]] = {
     "venv": _venv,
     "kernel": _kernel,
     "kernel-debug": _kernel_debug,
+    "kernel-check": _kernel_check,
     "initrd": _initrd,
     "initrd-full": _initrd_full,
     "images": _images,
     "tools": _tools,
     "kernel-why": _kernel_why,
     "sbom": _sbom,
-    "reproduce": lambda engine: reproduce.prove(engine, with_kernel=False),
-    "reproduce-kernel": lambda engine: reproduce.prove(engine, with_kernel=True),
+    "reproduce": reproduce.prove,
+    "reproduce-kernel": reproduce.prove_kernel,
     "setup": _setup,
     "run": _run,
     "lock": locks.refresh,

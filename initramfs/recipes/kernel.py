@@ -1,11 +1,13 @@
 """Build the guest's kernel from Debian's source package and ``kconfig/``.
 
 It will not choose options: the fragments do, and each says why. What was asked for is
-compared with what came out, because Kconfig drops an unmet option without a word.
+compared with what came out, because Kconfig drops an unmet option without a word; `check` does
+that without a build.
 """
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from initramfs.recipes import cache, debian
@@ -22,6 +24,12 @@ STAMP = {
 }
 #: Raised when the commands below change what comes out.
 RECIPE = "1"
+#: How many compilers at once, for who wants another number than that of the processors.
+JOBS = "KERNEL_JOBS"
+#: What is in build/ → what it is called where it is made.
+FILES = {"kernel": "bzImage", "vmlinux": "vmlinux"}
+#: All that Kconfig reads of the source.
+_KCONFIG = ("*/Kconfig*", "*/Makefile*", "*/Kbuild*", "*/scripts/*", "*/configs/*.config")
 
 
 def fragments(repo: Path, debug: bool) -> list[Path]:
@@ -49,6 +57,40 @@ def unmet(wanted: dict[str, str], got: dict[str, str]) -> list[str]:
 
 def make(engine: Engine, *, debug: bool = False) -> Path:
     """Return the folder of ``bzImage``, ``vmlinux`` and ``config``."""
+    deb, parts, options, key = _inputs(engine, debug=debug)
+
+    def build(step: Step, folder: Path) -> None:
+        tree = _unpack(step, deb, folder)
+        _configure(step, tree, parts, options)
+        jobs = f"-j{os.environ.get(JOBS) or os.cpu_count() or 1}"
+        step.run(["make", jobs, "bzImage", "vmlinux"], cwd=tree, env=STAMP)
+        shutil.copy(tree / "arch/x86/boot/bzImage", folder / "bzImage")
+        shutil.copy(tree / "vmlinux", folder / "vmlinux")
+        shutil.copy(tree / ".config", folder / "config")
+        shutil.rmtree(folder / "source")
+
+    return engine.make(f"kernel{'-debug' if debug else ''}", key, build)
+
+
+def check(engine: Engine, *, debug: bool = False) -> Path:
+    """Return the folder of the ``config`` that a kernel would be built with: a minute's work.
+
+    Raises:
+        StepError: when an option of a fragment did not come out as it was asked for.
+    """
+    deb, parts, options, key = _inputs(engine, debug=debug)
+
+    def resolve(step: Step, folder: Path) -> None:
+        tree = _unpack(step, deb, folder, ("--wildcards", *_KCONFIG))
+        _configure(step, tree, parts, options)
+        shutil.copy(tree / ".config", folder / "config")
+        shutil.rmtree(folder / "source")
+
+    return engine.make(f"kernel-config{'-debug' if debug else ''}", key, resolve)
+
+
+def _inputs(engine: Engine, *, debug: bool) -> tuple[Path, list[Path], dict[str, str], str]:
+    """Return the source's .deb, the fragments, what they ask for, and the key of all that."""
     parts = fragments(engine.repo, debug)
     pool = debian.Pool(engine)
     (source,) = pool.resolve((SOURCE,))
@@ -58,26 +100,15 @@ def make(engine: Engine, *, debug: bool = False) -> Path:
     # The options alone: a reason reworded must not cost ten minutes.
     inputs = {f"option {name}": value for name, value in options.items()}
     key = cache.key_of(inputs | STAMP | {"source": source.sha256, "recipe": RECIPE})
-
-    def build(step: Step, folder: Path) -> None:
-        tree = _unpack(step, pool.path(source), folder)
-        _configure(step, tree, parts, options)
-        jobs = f"-j{os.cpu_count() or 1}"
-        step.run(["make", jobs, "bzImage", "vmlinux"], cwd=tree, env=STAMP)
-        shutil.copy(tree / "arch/x86/boot/bzImage", folder / "bzImage")
-        shutil.copy(tree / "vmlinux", folder / "vmlinux")
-        shutil.copy(tree / ".config", folder / "config")
-        shutil.rmtree(folder / "source")
-
-    return engine.make("kernel-debug" if debug else "kernel", key, build)
+    return pool.path(source), parts, options, key
 
 
-def _unpack(step: Step, deb: Path, folder: Path) -> Path:
+def _unpack(step: Step, deb: Path, folder: Path, only: Sequence[str] = ()) -> Path:
     source = folder / "source"
     source.mkdir()
     member = f"./usr/src/{SOURCE}.tar.xz"
     debian.unpack(step, deb, source, member)
-    step.run(["tar", "-xf", source / member, "-C", source])
+    step.run(["tar", "-xf", source / member, "-C", source, *only])
     return source / SOURCE
 
 
