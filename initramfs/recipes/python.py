@@ -23,6 +23,9 @@ STDLIB = f"usr/lib/{PYTHON}"
 OURS = "usr/lib/gcs"
 #: Run by the guest's interpreter.
 BYTECODE, KEEP = "initramfs/recipes/bytecode.py", "initramfs/recipes/keep.py"
+#: Without the columns of each instruction: they are for showing a line of the source, which the
+#: guest has not. Lines are kept.
+WITHOUT_COLUMNS = ("-X", "no_debug_ranges")
 #: What KEEP makes, where the agent looks for it.
 KEPT = f"{OURS}/kept.bin"
 LIBRARY = (f"lib{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
@@ -182,7 +185,8 @@ def _stand_ins(repo: Path) -> Tree:
 
 
 def _how(engine: Engine) -> dict[str, str | bytes]:
-    return {name: (engine.repo / name).read_bytes() for name in (BYTECODE, KEEP)}
+    files = {name: (engine.repo / name).read_bytes() for name in (BYTECODE, KEEP)}
+    return {**files, "options": " ".join(WITHOUT_COLUMNS)}
 
 
 def _kept(engine: Engine, step: Step, scratch: Path, files: Tree) -> Entry:
@@ -190,7 +194,8 @@ def _kept(engine: Engine, step: Step, scratch: Path, files: Tree) -> Entry:
     root, out = scratch / "keep", scratch / "kept.bin"
     _write(root, files)
     # Sets of names have the same order each time.
-    step.run([RUN, "-sSB", engine.repo / KEEP, root, out], env={"PYTHONHASHSEED": "0"})
+    words: list[str | Path] = [RUN, "-sSB", *WITHOUT_COLUMNS, engine.repo / KEEP, root, out]
+    step.run(words, env={"PYTHONHASHSEED": "0"})
     shutil.rmtree(root)
     return tree.regular(out.read_bytes())
 
@@ -208,7 +213,7 @@ def _compiled(engine: Engine, step: Step, scratch: Path, files: Tree) -> Tree:
     for path in files:
         if path.endswith(".so"):
             step.run(["strip", "--strip-unneeded", root / path])
-    step.run([RUN, "-I", engine.repo / BYTECODE, root])
+    step.run([RUN, "-I", *WITHOUT_COLUMNS, engine.repo / BYTECODE, root])
     compiled: Tree = {}
     for path, entry in files.items():
         made = f"{path}c" if path.endswith(".py") else path

@@ -84,6 +84,20 @@ def test_bytecode_has_few_docstrings_and_keeps_lines_and_assertions() -> None:
     assert (str(entry.path), entry.lineno + 1) == ("/usr/lib/x.py", 11)
 
 
+def test_bytecode_has_the_types_of_a_class_and_not_those_of_functions() -> None:
+    source = b"from __future__ import annotations\nclass C:\n    field: kept\n"
+    source += (
+        b"    async def m(self, a: gone, /, *b: gone, c: gone = 1, **d: gone) -> gone: 0\n"
+    )
+    source += b"f = lambda: 0\ndef g(x: gone = lambda y: y) -> gone: ...\n"
+    scope: dict[str, object] = {"__name__": "x"}
+    made = bytecode.bytecode(source, "/usr/lib/x.py")
+    exec(marshal.loads(made[16:]), scope)
+    assert vars(scope["C"])["__annotations__"] == {"field": "kept"}
+    assert scope["g"].__annotations__ == {}
+    assert b"gone" not in made
+
+
 def test_bytecode_is_the_same_for_the_same_source(tmp_path: Path) -> None:
     (tmp_path / "usr").mkdir()
     (tmp_path / "usr/x.py").write_text("x = {1, 2, 3}\n")
