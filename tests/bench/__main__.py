@@ -2,7 +2,8 @@
 
 Without --check each report goes to docs/bench/NAME.json and its picture beside it. With it
 nothing is written: ratios are compared with those that are there, and one that is worse by more
-than its tolerance is a failure. --quick takes as few samples as tell something.
+than its tolerance, however often it is measured, is a failure. --quick takes as few samples as
+tell something.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from pathlib import Path
 import trio
 
 from tests.bench import boot, execs, guest, memory, pictures, ports, requests, sharing, streams
-from tests.bench.figures import Figure, Report, complaints, load, store
+from tests.bench.check import check
+from tests.bench.figures import Figure, Report, load, store
 from tests.bench.guest import Guest, open_guest
-from tests.bench.machine import ROOT, Machine, describe
+from tests.bench.machine import ROOT, describe
 
 __all__ = ["main"]
 
@@ -24,21 +26,21 @@ DOCS = ROOT / "docs"
 Measured = tuple[Sequence[Figure], Mapping[str, tuple[float, ...]]]
 
 
-async def _in_a_vm(measure: Callable[[Guest], Awaitable[list[Figure]]]) -> Measured:
+async def _requests(one: Guest, is_quick: bool) -> Measured:
+    return await requests.measure(one, rounds=5 if is_quick else 25), {}
+
+
+async def _exec(one: Guest, is_quick: bool) -> Measured:
+    return await execs.measure(one, rounds=4 if is_quick else 15), {}
+
+
+async def _streams(one: Guest, is_quick: bool) -> Measured:
+    return await streams.measure(one, rounds=3 if is_quick else 7), {}
+
+
+async def _memory(is_quick: bool) -> Measured:
     async with open_guest(guest.config()) as one:
-        return await measure(one), {}
-
-
-async def _requests(is_quick: bool) -> Measured:
-    return await _in_a_vm(partial(requests.measure, rounds=5 if is_quick else 25))
-
-
-async def _exec(is_quick: bool) -> Measured:
-    return await _in_a_vm(partial(execs.measure, rounds=4 if is_quick else 15))
-
-
-async def _streams(is_quick: bool) -> Measured:
-    return await _in_a_vm(partial(streams.measure, rounds=3 if is_quick else 7))
+        return await memory.measure(one)
 
 
 async def _boot(is_quick: bool) -> Measured:
@@ -47,23 +49,23 @@ async def _boot(is_quick: bool) -> Measured:
 
 
 async def _ports(is_quick: bool) -> Measured:
-    return await ports.measure(rounds=2 if is_quick else 7), {}
-
-
-async def _memory(is_quick: bool) -> Measured:
-    async with open_guest(guest.config()) as one:
-        return await memory.measure(one)
+    counts = ports.FEW if is_quick else ports.COUNTS
+    return await ports.measure(rounds=2 if is_quick else 7, counts=counts), {}
 
 
 async def _sharing(is_quick: bool) -> Measured:
-    return await sharing.measure(vms=2 if is_quick else 4)
+    kinds = sharing.WITH_FIGURES if is_quick else tuple(sharing.KINDS)
+    return await sharing.measure(vms=2 if is_quick else 4, kinds=kinds)
 
 
-#: The name of a file in docs/bench → what measures it, told whether to be quick.
-BENCHES: Mapping[str, Callable[[bool], Awaitable[Measured]]] = {
+#: The name of a file in docs/bench → what measures it, told whether to be quick. The first are
+#: measured in one VM.
+IN_A_VM: Mapping[str, Callable[[Guest, bool], Awaitable[Measured]]] = {
     "requests": _requests,
     "exec": _exec,
     "streams": _streams,
+}
+ALONE: Mapping[str, Callable[[bool], Awaitable[Measured]]] = {
     "memory": _memory,
     "boot": _boot,
     "ports": _ports,
@@ -73,25 +75,21 @@ BENCHES: Mapping[str, Callable[[bool], Awaitable[Measured]]] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Measure what is named, or all; return 1 when --check finds something worse."""
+    known = (*IN_A_VM, *ALONE)
     parser = argparse.ArgumentParser(prog="tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*known, []], metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="few samples")
     parser.add_argument("--check", action="store_true", help="compare; write nothing")
     options = parser.parse_args(arguments)
-    worse = list[str]()
-    names = options.names or tuple(BENCHES)
-    if options.check:
-        missing = [name for name in names if not _committed(name).exists()]
-        if missing:
-            parser.error(f"docs/bench has no figures to compare with: {' '.join(missing)}")
-    machine = describe(guest.config().accelerator)
-    for name in names:
-        report = _run(name, machine, is_quick=options.quick)
-        if options.check:
-            worse += complaints(report, load(_committed(name)))
-        else:
-            store(report, _committed(name))
-            pictures.draw(report, DOCS)
+    names: Sequence[str] = options.names or known
+    if not options.check:
+        _measure(names, _keep, is_quick=options.quick)
+        return 0
+    missing = [name for name in names if not _committed(name).exists()]
+    if missing:
+        parser.error(f"docs/bench has no figures to compare with: {' '.join(missing)}")
+    committed = {name: load(_committed(name)) for name in names}
+    worse = check(committed, partial(_measured, is_quick=options.quick))
     for sentence in worse:
         sys.stderr.write(f"{sentence}\n")
     return 1 if worse else 0
@@ -102,17 +100,46 @@ def _committed(name: str) -> Path:
     return DOCS / "bench" / f"{name}.json"
 
 
+def _keep(report: Report) -> None:
+    store(report, _committed(report.name))
+    pictures.draw(report, DOCS)
+
+
+def _measured(names: Sequence[str], *, is_quick: bool) -> list[Report]:
+    found = list[Report]()
+    _measure(names, found.append, is_quick=is_quick)
+    return found
+
+
+def _measure(names: Sequence[str], use: Callable[[Report], None], *, is_quick: bool) -> None:
+    """Measure one bench after the other, each used before the next."""
+    machine = describe(guest.accelerator())
+
+    def report(name: str, measured: Measured) -> None:
+        figures, values = measured
+        for each in figures:
+            _say(f"{name}: {each.line()}")
+        use(Report(name=name, machine=machine, figures=tuple(figures), values=dict(values)))
+
+    trio.run(_measure_all, names, report, is_quick)
+
+
+async def _measure_all(
+    names: Sequence[str], report: Callable[[str, Measured], None], is_quick: bool
+) -> None:
+    together = [name for name in names if name in IN_A_VM]
+    if together:
+        async with open_guest(guest.config()) as one:
+            for name in together:
+                report(name, await IN_A_VM[name](one, is_quick))
+    for name in names:
+        if name in ALONE:
+            report(name, await ALONE[name](is_quick))
+
+
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def _run(name: str, machine: Machine, *, is_quick: bool) -> Report:
-    _say(f"→ {name}")
-    figures, values = trio.run(BENCHES[name], is_quick)
-    for each in figures:
-        _say(f"  {each.line()}")
-    return Report(name=name, machine=machine, figures=tuple(figures), values=dict(values))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,16 @@ import msgspec
 
 from tests.bench.machine import Machine
 
-__all__ = ["Figure", "Report", "complaints", "figure", "kept_tolerances", "load", "store"]
+__all__ = [
+    "Figure",
+    "Report",
+    "complaints",
+    "figure",
+    "kept_tolerances",
+    "load",
+    "store",
+    "with_the_best",
+]
 
 #: How much worse a ratio may be than the one that is committed, where its file says nothing
 #: else: under emulation on two busy cores, medians of runs differ by about as much.
@@ -38,6 +47,10 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     wanted: float | None = None
     ratio: float
     tolerance: float = _TOLERANCE
+
+    def worse_than(self, other: "Figure") -> float:
+        """Return by which factor the ratio is worse than another's; below 1 it is better."""
+        return other.ratio / self.ratio if self.is_rate else self.ratio / other.ratio
 
     def meets_aim(self) -> bool:
         """Tell whether the ratio is as good as wanted."""
@@ -132,10 +145,22 @@ def complaints(measured: Report, committed: Report) -> Iterator[str]:
         if then is None:
             yield f"{measured.name}, {now.name}: docs/bench has no such figure"
             continue
-        worse = then.ratio / now.ratio if now.is_rate else now.ratio / then.ratio
+        worse = now.worse_than(then)
         if worse > 1 + then.tolerance:
             yield (
                 f"{measured.name}, {now.name}: ratio {now.ratio:.3g} to its floor "
                 f"({now.floor_is}), committed is {then.ratio:.3g}: worse by "
                 f"{worse - 1:.0%}, and {then.tolerance:.0%} is let pass"
             )
+
+
+def with_the_best(one: Report, other: Report) -> Report:
+    """Return a report that has the better measurement of each figure of two."""
+    before = {each.name: each for each in one.figures}
+    figures = tuple(
+        before[each.name]
+        if each.name in before and each.worse_than(before[each.name]) > 1
+        else each
+        for each in other.figures
+    )
+    return msgspec.structs.replace(other, figures=figures)

@@ -37,6 +37,7 @@ __all__ = [
     "PATH",
     "Guest",
     "Shell",
+    "accelerator",
     "config",
     "folder",
     "open_guest",
@@ -58,8 +59,13 @@ def config(form: str = "initrd") -> VmConfig:
         initrd=None if is_pmem else find_initrd(None),
         root_image=find_root_image(None) if is_pmem else None,
         pmem_ports=LAYERS + 1,
-        accelerator=os.environ.get("GCS_TEST_ACCEL", "tcg"),
+        accelerator=accelerator(),
     )
+
+
+def accelerator() -> str:
+    """Return kvm or tcg."""
+    return os.environ.get("GCS_TEST_ACCEL", "tcg")
 
 
 def vsock_program() -> str | None:

@@ -17,7 +17,7 @@ from tests.bench import guest
 from tests.bench.figures import Figure, figure
 from tests.bench.guest import IMAGE, Guest, open_guest
 
-__all__ = ["KINDS", "measure"]
+__all__ = ["KINDS", "WITH_FIGURES", "measure"]
 
 _MIB = 1024 * 1024
 #: Reads every file of every layer, so that all pages that there can be are there.
@@ -26,20 +26,25 @@ _READ = "find /run/layers -type f -exec cat {} + >/dev/null"
 _WANTED = 0.6
 #: Who has the layers, and how the VMs boot.
 KINDS: Mapping[str, str] = {"copied": "initrd", "shared": "initrd", "shared, pmem": "pmem"}
+#: Those that are not for the picture alone.
+WITH_FIGURES = ("shared", "shared, pmem")
 
 
-async def measure(*, vms: int) -> tuple[list[Figure], dict[str, tuple[float, ...]]]:
+async def measure(
+    *, vms: int, kinds: Sequence[str] = tuple(KINDS)
+) -> tuple[list[Figure], dict[str, tuple[float, ...]]]:
     """Return the figures of the second VM, and MiB of each kind for 1, 2, … VMs."""
     image = await open_image(IMAGE)
     layers = await ensure_layers(image, default_cache_dir(), progress=lambda _: None)
     values: dict[str, tuple[float, ...]] = {}
     figures = []
-    for kind, form in KINDS.items():
+    for kind in kinds:
+        form = KINDS[kind]
         found = await _series(layers, vms, form, is_copied=kind == "copied")
         values[f"{kind}, memory"] = tuple(_mib(each.guest_bytes) for each in found)
         values[f"{kind}, layers"] = tuple(_mib(each.layers_bytes) for each in found)
         values[f"{kind}, QEMU"] = tuple(_mib(each.other_bytes) for each in found)
-        if kind != "copied":
+        if kind in WITH_FIGURES:
             figures.append(_second(form, found))
     return figures, values
 

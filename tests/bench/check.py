@@ -1,0 +1,36 @@
+"""Whether figures have got worse than those that are committed.
+
+A machine that does other work makes a ratio worse for a while, or better; a regression makes it
+worse each time. So what misses is measured again, and of each figure the best counts.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tests.bench.figures import Report, complaints, with_the_best
+
+__all__ = ["TRIES", "check"]
+
+#: Measurements of what misses, at the most. Each takes as long as the first, and a suite that
+#: passes measures next to nothing twice.
+TRIES = 4
+
+
+def check(
+    committed: Mapping[str, Report], measure: Callable[[Sequence[str]], Iterable[Report]]
+) -> list[str]:
+    """Return a sentence for each ratio that is worse in every measurement.
+
+    Args:
+        committed: The reports to compare with, by name.
+        measure: Gives a report for each name that it is called with.
+    """
+    best: dict[str, Report] = {}
+    names = list(committed)
+    for _ in range(TRIES):
+        for report in measure(names):
+            before = best.get(report.name)
+            best[report.name] = with_the_best(before, report) if before else report
+        names = [name for name in names if list(complaints(best[name], committed[name]))]
+        if not names:
+            break
+    return [each for name in names for each in complaints(best[name], committed[name])]
