@@ -34,8 +34,9 @@ LOG_PORT = 109
 LOG_NAME = "guest.log"
 #: What hosts in use send: twice what the kernel's pool holds.
 _ENTROPY_SIZE = 512
-#: At the end of a VM, for what its guest has said and nobody has read yet: it is in a buffer.
-_LAST_WORDS_S = 0.1
+#: At the end of a VM, for what its guest has said and nobody has read yet: it is in a buffer of
+#: ours, or of the program between us, which closes the connection after that.
+_LAST_WORDS_S = 2.0
 #: A guest that has dialled reads at once.
 _SEND_S = 10.0
 

@@ -36,8 +36,9 @@ __all__ = [
     "run_in_vm",
 ]
 
-#: The exit notification follows the reply to the wait at once.
-_NOTIFICATION_S = 5.0
+#: The exit notification follows the reply to the wait at once; the rest is for a machine that
+#: has other things to do.
+_NOTIFICATION_S = 30.0
 _SCHEMA = messages.SchemaVersion(major=2, minor=1)
 
 #: How the OCI runtimes name the execution of the command in an error: runc `exec: "x": …`, crun

@@ -22,8 +22,9 @@ __all__ = ["Process", "Streams", "start_process"]
 
 Streams = Mapping[StreamName, trio.SocketStream]
 
-#: A stream's connection is there when ExecuteProcess is answered, or as good as.
-_ACCEPT_S = 10.0
+#: A stream's connection is there when ExecuteProcess is answered, or as good as; the rest is
+#: for a machine that has other things to do.
+_ACCEPT_S = 30.0
 _MAX_STATUS = 255
 #: 0xFFFFFFFF: no limit.
 _FOR_EVER = 0xFFFFFFFF

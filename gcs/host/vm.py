@@ -30,11 +30,15 @@ __all__ = ["Vm", "VmError", "find_vhost_vsock", "open_vm"]
 
 _VHOST_VSOCK = Path("/dev/vhost-vsock")
 #: Its socket was seen after 10 ms; a busy machine may need seconds to start a program.
-_VSOCK_READY_S = 10.0
+_VSOCK_READY_S = 30.0
 _VSOCK_POLL_S = 0.005
+_ACCEPTS_CONNECTIONS = 1 << 16
 #: A guest that is alive lets go of a disk in 0.05 s, and under load in a second.
 _UNPLUG_S = 20.0
-#: How long an error waits to be explained by a death that is about to be noticed.
+#: How long an error waits to be explained by a death that is about to be noticed: a program's
+#: connections end before it does, and a busy machine may do other things in between.
+_DEATH_S = 1.0
+#: How long a death waits for last words, which are in a buffer.
 _POST_MORTEM_S = 0.3
 #: Packets of vhost-device-vsock. A guest's send of more than 32,404 bytes is dropped by it; the
 #: credit that this buffer gives keeps every packet below that.
@@ -307,9 +311,25 @@ async def _open_vsock_program(
     async with _guarded([helper], logs):
         with deadline(_VSOCK_READY_S, "vhost-device-vsock: its socket"):
             # It can't say that it is ready, nor take a socket that we listen on.
-            while not ready.is_socket():  # noqa: ASYNC110
+            while not _is_listened_on(ready):  # noqa: ASYNC110
                 await trio.sleep(_VSOCK_POLL_S)
     return helper
+
+
+def _is_listened_on(path: Path) -> bool:
+    """Tell whether a unix socket takes connections: it is there a moment before that.
+
+    To connect would be to be taken for QEMU.
+
+    Source: linux/net/unix/af_unix.c, unix_seq_show; __SO_ACCEPTCON in linux/net.h.
+    """
+    if not path.is_socket():
+        return False
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) > 7 and fields[7] == str(path):
+            return bool(int(fields[3], 16) & _ACCEPTS_CONNECTIONS)
+    return False
 
 
 def _remove_sockets(folder: Path) -> None:
@@ -347,7 +367,7 @@ async def _guarded(watched: Sequence[Child], logs: _Logs) -> AsyncIterator[None]
 
 
 async def _first_death(watched: Sequence[Child]) -> Child | None:
-    with trio.move_on_after(_POST_MORTEM_S):
+    with trio.move_on_after(_DEATH_S):
         await watched[0].wait()
     return next((child for child in watched if child.exit_status is not None), None)
 

@@ -379,6 +379,15 @@ def test_ports_of_nics_are_none_of_the_layers() -> None:
 # -- start and death ---------------------------------------------------------------------------
 
 
+#: Stands in for vhost-device-vsock, which takes one connection after a moment.
+_LISTEN = (
+    "import socket, sys, time;"
+    "sock = socket.socket(socket.AF_UNIX);"
+    "sock.bind(sys.argv[1]); time.sleep(0.5); sock.listen();"
+    "time.sleep(600)"
+)
+
+
 def program(folder: Path, name: str, script: str) -> Path:
     path = folder / name
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -408,8 +417,7 @@ async def test_an_early_death_of_qemu_is_told_and_leaves_no_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other program is ended, and its sockets are removed."""
-    make = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
-    vsock = program(tmp_path, "vsock", f"python3 -c '{make}' $4; sleep 60")
+    vsock = program(tmp_path, "vsock", f"exec python3 -c '{_LISTEN}' $4")
     program(tmp_path, "qemu-system-x86_64", "echo no such machine >&2; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     started: list[Child] = []
@@ -424,9 +432,9 @@ async def test_a_cancelled_start_leaves_no_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while QEMU has not greeted yet ends both programs."""
-    make = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
-    vsock = program(tmp_path, "vsock", f"python3 -c '{make}' $4; exec sleep 60")
-    program(tmp_path, "qemu-system-x86_64", "exec sleep 60")
+    monkeypatch.setattr("gcs.host.child.TERM_GRACE_S", 60.0)
+    vsock = program(tmp_path, "vsock", f"exec python3 -c '{_LISTEN}' $4")
+    program(tmp_path, "qemu-system-x86_64", "exec sleep 600")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     started: list[Child] = []
     async with trio.open_nursery() as nursery:
@@ -438,3 +446,17 @@ async def test_a_cancelled_start_leaves_no_program(
 
         nursery.start_soon(start, tmp_path, record, vsock)
     assert [child.exit_status for child in started] == [-15, -15]
+
+
+async def test_qemu_starts_when_the_vsock_program_takes_its_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket is there before that: who connects then is refused."""
+    vsock = program(tmp_path, "vsock", f"exec python3 -c '{_LISTEN}' $4")
+    connect = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    path = tmp_path / "state" / "vhost-user"
+    qemu = f"python3 -c '{connect}' {path} && echo connected; exit 3"
+    program(tmp_path, "qemu-system-x86_64", qemu)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(VmError, match="QEMU ended with status 3; it printed: connected"):
+        await start(tmp_path, lambda _: None, vsock)
