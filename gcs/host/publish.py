@@ -7,6 +7,7 @@ QEMU forwards: the container sees it as any other.
 
 import ipaddress
 import re
+import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ import trio
 from gcs.errors import GcsError, InvalidArgumentError
 from gcs.host.background import open_background
 
-__all__ = ["Published", "open_relays", "parse_published"]
+__all__ = ["Published", "free_port", "open_relays", "parse_published"]
 
 _FORM = re.compile(
     r"(?:(?P<v4>[0-9.]+):|\[(?P<v6>[0-9A-Fa-f:.]+)\]:)?"
@@ -27,6 +28,9 @@ _FORM = re.compile(
 _MAX_PORT = 65535
 #: Nobody else's containers, unless somebody says so.
 _LOOPBACK = "127.0.0.1"
+#: Below those that the kernel gives to whoever connects (ip_local_port_range): what is free
+#: stays so until a program asks for it by its number, and no connection to it can meet itself.
+_FREE_PORTS = range(20_000, 32_768)
 #: Connections through one port at once: each takes two descriptors, and a process has 1024.
 _MAX_RELAYED = 200
 _CHUNK = 65536
@@ -91,7 +95,7 @@ async def open_relays(published: Sequence[Published]) -> AsyncIterator[Sequence[
                 forwards.append(one)
                 continue
             listener = await stack.enter_async_context(await _listen(one))
-            forwards.append(replace(one, ip=_LOOPBACK, port=_free_port()))
+            forwards.append(replace(one, ip=_LOOPBACK, port=free_port()))
             listeners.append((listener, forwards[-1].port))
         limit = trio.CapacityLimiter(_MAX_RELAYED)
         # Entered last: nobody accepts any more when the listeners are closed.
@@ -117,12 +121,17 @@ async def _listen(one: Published) -> trio.SocketListener:
     return trio.SocketListener(sock)
 
 
-def _free_port() -> int:
-    """Return a port of the loopback that is free; QEMU takes it a moment later."""
-    with socket.socket() as sock:
-        sock.bind((_LOOPBACK, 0))
-        port: int = sock.getsockname()[1]
-    return port
+def free_port(ip: str = _LOOPBACK) -> int:
+    """Return a port of an address that nobody has; a program that is told takes it later."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    while True:
+        port = _FREE_PORTS[secrets.randbelow(len(_FREE_PORTS))]
+        with socket.socket(family) as sock:
+            try:
+                sock.bind((ip, port))
+            except OSError:
+                continue
+        return port
 
 
 async def _relay(port: int, limit: trio.CapacityLimiter, client: trio.SocketStream) -> None:

@@ -9,7 +9,7 @@ import trio
 
 from gcs.errors import GcsError, InvalidArgumentError
 from gcs.host import publish
-from gcs.host.publish import Published, open_relays, parse_published
+from gcs.host.publish import Published, free_port, open_relays, parse_published
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,6 @@ def test_what_is_no_port_is_refused(text: str) -> None:
         parse_published(text)
 
 
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET6) as sock:
-        sock.bind(("::1", 0))
-        port: int = sock.getsockname()[1]
-    return port
-
-
 @asynccontextmanager
 async def _echo(port: int) -> AsyncIterator[None]:
     """Be what QEMU forwards to: a server that says everything twice."""
@@ -69,7 +62,7 @@ async def _echo(port: int) -> AsyncIterator[None]:
 
 async def test_a_port_of_ipv6_is_relayed_to_one_that_qemu_forwards() -> None:
     """Both ways and to the end of each, many at once; a port of IPv4 is QEMU's as it is."""
-    published = [Published("127.0.0.1", 1, 80), Published("::1", _free_port(), 80)]
+    published = [Published("127.0.0.1", 1, 80), Published("::1", free_port("::1"), 80)]
     answers: list[bytes] = []
 
     async def ask() -> None:
@@ -91,7 +84,7 @@ async def test_a_port_of_ipv6_is_relayed_to_one_that_qemu_forwards() -> None:
 async def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """They keep no descriptor of the service; when others have ended there is room again."""
     monkeypatch.setattr(publish, "_MAX_RELAYED", 2)
-    published = [Published("::1", _free_port(), 80), Published("::1", _free_port(), 81)]
+    published = [Published("::1", free_port("::1"), 80), Published("::1", free_port("::1"), 81)]
 
     async def ask(stream: trio.SocketStream) -> bytes:
         await stream.send_all(b"x")
@@ -132,7 +125,7 @@ async def _asked_again(
 
 async def test_a_container_that_does_not_listen_ends_the_connection() -> None:
     """At once, as a refused one ends."""
-    published = Published("::1", _free_port(), 80)
+    published = Published("::1", free_port("::1"), 80)
     with trio.fail_after(60):
         async with (
             open_relays([published]),
@@ -143,7 +136,7 @@ async def test_a_container_that_does_not_listen_ends_the_connection() -> None:
 
 async def test_a_port_that_is_taken_is_named() -> None:
     """And nothing is left of the others."""
-    free = _free_port()
+    free = free_port("::1")
     with socket.socket(socket.AF_INET6) as sock:
         sock.bind(("::1", 0))
         sock.listen()
@@ -154,3 +147,12 @@ async def test_a_port_that_is_taken_is_named() -> None:
                 pass
     with socket.socket(socket.AF_INET6) as sock:
         sock.bind(("::1", free))
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+def test_a_free_port_is_none_that_the_kernel_gives_away(ip: str) -> None:
+    """It would be gone before the program that is told of it takes it; nor is it taken."""
+    first_of_the_kernel = 32_768  # unless a machine's settings say otherwise
+    ports = {free_port(ip) for _ in range(100)}
+    assert max(ports) < first_of_the_kernel
+    assert len(ports) > 50  # two who ask at once get two
