@@ -24,7 +24,7 @@ DEFAULTS = Options(
     complaints=(),
 )
 
-_NAMES = sorted(a.dest for a in flags.parser()._actions)
+_NAMES = sorted(flags.DEFAULTS)
 _ODD = ("--", "-", "-l", "-log", "-r", "=", "-1", "-h", "--help", "json", "9" * 30)
 _WORDS = st.sampled_from([f"{dash}{name}" for dash in ("-", "--") for name in _NAMES])
 _WORDS |= st.sampled_from(_ODD) | st.sampled_from(("-unix=", "-loglevel=", "--loglevel=debug"))
