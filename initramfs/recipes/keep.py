@@ -1,8 +1,8 @@
-"""``python3.11 -sSB keep.py ROOT OUT``: keep what is compiled of texts as the agent starts.
+"""``python3.11 -sSB keep.py ROOT OUT [MODULE…]``: keep what the agent has compiled at start.
 
 The guest's interpreter runs this on a tree of the guest's modules, with nothing of this
 machine's; `initramfs/agent/kept.py` uses the result. An agent that can't be imported fails the
-build.
+build, and so does any module that is named: what stands in for others must be enough for it.
 """
 
 import builtins
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: The last one without references, which depend on what else is in memory.
 MARSHAL_VERSION = 2
-root, out = sys.argv[1:]
+root, out, *others = sys.argv[1:]
 sys.path[:] = [
     f"{root}/usr/lib/{place}" for place in ("gcs", "python3.11", "python3.11/lib-dynload")
 ]
@@ -43,7 +43,8 @@ vars(builtins)["compile"] = compile_text
 make = __import__("attr._make", fromlist=["_make"])
 vars(builtins)["compile"] = real_compile
 vars(make)["compile"] = compile_text
-__import__("gcs.guest.main")
+for name in ("gcs.guest.main", *others):
+    __import__(name)
 places, data = {}, b""
 for text, code in sorted(codes.items()):
     known, compiled = text.encode(), marshal.dumps(code, MARSHAL_VERSION)

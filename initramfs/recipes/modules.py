@@ -13,7 +13,7 @@ AT_START = ("abc", "codecs", "encodings", "io", "os", "site", "warnings", "zipim
 #: Module → what it imports by a name that is put together, or in C.
 BY_NAME = {
     "encodings": (*(f"encodings.{name}" for name in ("aliases", "ascii", "latin_1", "utf_8")),),
-    "decimal": ("numbers",),
+    "msgspec._core": ("datetime", "decimal", "uuid"),
 }
 #: Imports that are tried and can be missed, or are other systems': with what is below them.
 NOT_FOLLOWED = frozenset(

@@ -3,8 +3,10 @@
 It will not decide which modules are in them: what the agent imports does (``modules``).
 """
 
+import marshal
 import shutil
 import zipfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +30,8 @@ BYTECODE, KEEP = "initramfs/recipes/bytecode.py", "initramfs/recipes/keep.py"
 WITHOUT_COLUMNS = ("-X", "no_debug_ranges")
 #: What KEEP makes, where the agent looks for it.
 KEPT = f"{OURS}/kept.bin"
+#: The last one without references, which depend on what else is in memory.
+MARSHAL_VERSION = 2
 LIBRARY = (f"lib{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
 INTERPRETER = FromDebian(
     (
@@ -39,13 +43,43 @@ INTERPRETER = FromDebian(
         f"{USR_LIB}libffi.so.*",
     ),
 )
-#: Modules of others that ours stand in for, by their place among the packages.
+#: What stands in for modules of which nothing is used.
+ABSENT = "absent.py"
+#: Modules of others that ours stand in for, by their place in the guest. None of these is asked
+#: for by the agent; a module that it imports asks for them.
 STAND_INS = {
-    "attr/validators.py": "validators.py",
-    "pyroute2/__init__.py": "pyroute2.py",
-    "ssl.py": "ssl.py",
-    "trio/_dtls.py": "dtls.py",
+    f"{OURS}/attr/validators.py": "validators.py",
+    f"{OURS}/idna/__init__.py": ABSENT,
+    f"{OURS}/msgspec/_json_schema.py": ABSENT,
+    f"{OURS}/msgspec/inspect.py": ABSENT,
+    f"{OURS}/msgspec/msgpack.py": ABSENT,
+    f"{OURS}/msgspec/toml.py": ABSENT,
+    f"{OURS}/msgspec/yaml.py": ABSENT,
+    f"{OURS}/pyroute2/__init__.py": "pyroute2.py",
+    f"{OURS}/pyroute2/config/__init__.py": "pyroute2_config.py",
+    f"{OURS}/trio/_dtls.py": ABSENT,
+    f"{OURS}/trio/_highlevel_open_tcp_listeners.py": ABSENT,
+    f"{OURS}/trio/_highlevel_open_tcp_stream.py": ABSENT,
+    f"{OURS}/trio/_highlevel_open_unix_stream.py": ABSENT,
+    f"{OURS}/trio/_highlevel_serve_listeners.py": ABSENT,
+    f"{OURS}/trio/_highlevel_ssl_helpers.py": ABSENT,
+    f"{OURS}/trio/_path.py": ABSENT,
+    f"{OURS}/trio/_ssl.py": ABSENT,
+    f"{STDLIB}/ctypes/util.py": "ctypes_util.py",
+    f"{STDLIB}/datetime.py": "datetime.py",
+    # JSON has numbers that these could be; tags of CBOR are refused before they are read
+    f"{STDLIB}/decimal.py": ABSENT,
+    f"{STDLIB}/linecache.py": "linecache.py",
+    f"{STDLIB}/platform.py": "platform.py",
+    f"{STDLIB}/textwrap.py": "textwrap.py",
+    # pathlib has it for URIs of paths
+    f"{STDLIB}/urllib/parse.py": ABSENT,
+    f"{STDLIB}/uuid.py": "uuid.py",
 }
+#: The launcher's own modules.
+LAUNCHERS = ("finder.py", "kept.py")
+#: Where each module is, for `initramfs/agent/finder.py`.
+PLACES = f"{OURS}/places.bin"
 PACKAGES_LOCK = "initramfs/lock/guest.txt"
 #: Wheels are picked for the guest's interpreter, not for this machine's.
 WHEEL_TARGET = (
@@ -60,7 +94,8 @@ def interpreter(engine: Engine) -> Path:
     used = _used(engine)
 
     def finish(step: Step, scratch: Path, picked: Tree) -> Tree:
-        kept = {path: entry for path, entry in picked.items() if path in used}
+        own = picked.keys() & used - STAND_INS.keys()
+        kept = {path: picked[path] for path in own}
         rest = {p: e for p, e in picked.items() if not p.startswith(f"{STDLIB}/")}
         return rest | _compiled(engine, step, scratch, kept)
 
@@ -84,11 +119,9 @@ def packages(engine: Engine) -> Path:
 
 def agent(engine: Engine) -> Path:
     """Return the archive of the agent, its launcher, and what stands in for others' modules."""
-    own = agent_modules(engine.repo) | _stand_ins(engine.repo)
-    own[f"{OURS}/kept.py"] = tree.regular(
-        (engine.repo / "initramfs/agent/kept.py").read_bytes()
-    )
     used, downloaded = _used(engine), wheels(engine)
+    own = agent_modules(engine.repo) | _launcher_modules(engine.repo)
+    own |= {p: e for p, e in _stand_ins(engine.repo).items() if p in used}
     library = debian.Pool(engine).resolve(LIBRARY)
     launcher = (engine.repo / "initramfs/agent/gcs").read_bytes()
 
@@ -96,9 +129,13 @@ def agent(engine: Engine) -> Path:
         known = _packages_of(downloaded)
         for package in library:
             known |= tree.from_deb(step, debian.Pool(engine).path(package), scratch)
-        kept = _kept(engine, step, scratch, {p: e for p, e in known.items() if p in used} | own)
-        compiled = _compiled(engine, step, scratch, own)
-        return compiled | {KEPT: kept, "bin/gcs": tree.regular(launcher, 0o755)}
+        every = {p: e for p, e in known.items() if p in used} | own
+        made = {
+            KEPT: _kept(engine, step, scratch, every),
+            PLACES: tree.regular(marshal.dumps(places(every), MARSHAL_VERSION)),
+            "bin/gcs": tree.regular(launcher, 0o755),
+        }
+        return _compiled(engine, step, scratch, own) | made
 
     inputs: dict[str, str | bytes] = {path: entry.data for path, entry in own.items()}
     inputs |= {"launcher": launcher, "used": " ".join(sorted(used)), "wheels": downloaded.name}
@@ -113,6 +150,20 @@ def agent_modules(repo: Path) -> Tree:
         f"{OURS}/gcs/{path.relative_to(package)}": tree.regular(path.read_bytes())
         for path in sorted(package.rglob("*.py"))
         if path.relative_to(package).parts[0] not in ("host", "shim")
+    }
+
+
+def _launcher_modules(repo: Path) -> Tree:
+    folder = repo / "initramfs" / "agent"
+    return {f"{OURS}/{name}": tree.regular((folder / name).read_bytes()) for name in LAUNCHERS}
+
+
+def places(files: Iterable[str]) -> dict[str, str]:
+    """Return the place in the guest of each module among the files, by name."""
+    found = modules.names_in(STDLIB, files) | modules.names_in(OURS, files)
+    return {
+        name: f"/{path}c" if path.endswith(".py") else f"/{path}"
+        for name, path in sorted(found.items())
     }
 
 
@@ -145,10 +196,11 @@ def _used(engine: Engine) -> set[str]:
     inputs["modules"] = Path(modules.__file__).read_bytes()
 
     def build(step: Step, folder: Path) -> None:
-        files = _packages_of(downloaded) | stand_ins
+        files = _packages_of(downloaded)
         for package in library:
             deb = debian.Pool(engine).path(package)
             files |= tree.from_deb(step, deb, folder)
+        files |= stand_ins
         known = modules.names_in(STDLIB, files) | modules.names_in(OURS, files)
         texts = {path: entry.data for path, entry in files.items() if path.endswith(".py")}
         names = modules.closure({*imports, *modules.AT_START}, known, texts)
@@ -171,7 +223,7 @@ def _packages_of(folder: Path) -> Tree:
             files |= {
                 f"{OURS}/{name}": replace(tree.regular(contents.read(name)), package=of)
                 for name in contents.namelist()
-                if name.endswith((".py", ".so")) and name not in STAND_INS
+                if name.endswith((".py", ".so")) and f"{OURS}/{name}" not in STAND_INS
             }
     return files
 
@@ -179,8 +231,7 @@ def _packages_of(folder: Path) -> Tree:
 def _stand_ins(repo: Path) -> Tree:
     folder = repo / "initramfs" / "agent"
     return {
-        f"{OURS}/{place}": tree.regular((folder / name).read_bytes())
-        for place, name in STAND_INS.items()
+        place: tree.regular((folder / name).read_bytes()) for place, name in STAND_INS.items()
     }
 
 
@@ -195,6 +246,7 @@ def _kept(engine: Engine, step: Step, scratch: Path, files: Tree) -> Entry:
     _write(root, files)
     # Sets of names have the same order each time.
     words: list[str | Path] = [RUN, "-sSB", *WITHOUT_COLUMNS, engine.repo / KEEP, root, out]
+    words += places(files)
     step.run(words, env={"PYTHONHASHSEED": "0"})
     shutil.rmtree(root)
     return tree.regular(out.read_bytes())

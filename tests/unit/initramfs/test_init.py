@@ -199,4 +199,4 @@ def test_an_agent_that_cannot_be_loaded_says_so_in_json() -> None:
     (line,) = ran.stderr.splitlines()
     said = json.loads(line)
     assert said["level"] == "fatal"
-    assert "No module named 'kept'" in said["stack"]
+    assert "No module named 'finder'" in said["stack"]

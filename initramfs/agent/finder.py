@@ -1,0 +1,145 @@
+"""Find the guest's modules by a list of where each is; execute some when they are first used.
+
+The interpreter's own finder tries name after name in folder after folder, and asks five things
+about the file that it finds: half of what the agent asked of the kernel as it started. An image
+never changes, so the list is made with it (`initramfs/recipes/python.py`), and what is not on
+it is not there.
+"""
+
+import marshal
+import posix
+import sys
+from _frozen_importlib import BuiltinImporter, ModuleSpec
+from _frozen_importlib_external import ExtensionFileLoader
+from _thread import RLock
+from types import ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+else:
+    # What it has is for the interpreter's own loaders.
+    Loader = object
+
+__all__ = ["use"]
+
+_PLACE = "/usr/lib/gcs/places.bin"
+#: Nearly every module is shorter: one read has it all.
+_CHUNK_BYTES = 65536
+#: Of a .pyc, before its code. Source: PEP 552.
+_HEADER_BYTES = 16
+#: Modules that others import as the agent starts, for things that it does later or never.
+LATE = frozenset(
+    (
+        # stacks and signatures, for dataclasses, attrs, trio and the log
+        *("inspect", "traceback"),
+        # copies of folders, of specs, and of objects by attrs; words of a command line
+        *("copy", "shutil", "shlex", "tempfile"),
+        # what subprocess would read text by; names of hosts in other alphabets
+        *("locale", "idna"),
+        # messages that are no JSON
+        "cbor2",
+    )
+)
+#: What the interpreter asks any module for while it imports it, or something from it.
+_ASKED_BY_IMPORTS = ("__path__", "__file__", "__cached__")
+
+
+def _read(path: str) -> bytes:
+    file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        data = more = posix.read(file, _CHUNK_BYTES)
+        while len(more) == _CHUNK_BYTES:
+            more = posix.read(file, _CHUNK_BYTES)
+            data += more
+    finally:
+        posix.close(file)
+    return data
+
+
+def _execute(module: ModuleType) -> None:
+    assert module.__spec__ is not None
+    assert module.__spec__.origin is not None
+    code = memoryview(_read(module.__spec__.origin))[_HEADER_BYTES:]
+    exec(marshal.loads(code), vars(module))  # noqa: S102, S302 - the image's own
+
+
+class _Finder(Loader):
+    """Finds what is on the list, and loads what is no library."""
+
+    def __init__(self, places: dict[str, str]) -> None:
+        self._places = places
+
+    def find_spec(
+        self, name: str, path: object = None, target: object = None
+    ) -> ModuleSpec | None:
+        """Return where a module is and what loads it; None if it is not in the image."""
+        place = self._places.get(name)
+        if place is None:
+            return None
+        loader: Loader = self
+        if name in LATE:
+            loader = _LateLoader()
+        elif place.endswith(".so"):
+            loader = ExtensionFileLoader(name, place)
+        spec = ModuleSpec(name, loader, origin=place)
+        # Which gives it a __file__, for tracebacks.
+        spec.has_location = True
+        folder, _, file = place.rpartition("/")
+        if file == "__init__.pyc":
+            spec.submodule_search_locations = [folder]
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to the interpreter."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module's code."""
+        _execute(module)
+
+
+class _Late(ModuleType):
+    """A module whose code has not run; it does when something is looked for in vain."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in _ASKED_BY_IMPORTS:
+            assert self.__spec__ is not None
+            loader = self.__spec__.loader
+            assert isinstance(loader, _LateLoader)
+            loader.execute(self)
+        return ModuleType.__getattribute__(self, name)
+
+
+class _LateLoader(Loader):
+    """Loads one module, twice: as one that is empty, and when something of it is used."""
+
+    def __init__(self) -> None:
+        # Threads of the agent use modules too.
+        self._lock = RLock()
+        self._has_begun = False
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the empty module."""
+        return _Late(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it empty."""
+
+    def execute(self, module: ModuleType) -> None:
+        """Run the module's code, unless it has run or is running, in this very thread."""
+        with self._lock:
+            if self._has_begun:
+                return
+            self._has_begun = True
+            try:
+                _execute(module)
+            except BaseException:
+                self._has_begun = False
+                raise
+            module.__class__ = ModuleType
+
+
+def use() -> None:
+    """Have everything found by the list from here on."""
+    finder = _Finder(marshal.loads(_read(_PLACE)))  # noqa: S302 - the image's own
+    sys.meta_path[:] = [BuiltinImporter, finder]
