@@ -1,17 +1,24 @@
 """A stage for gcsctl: folders of its own, stand-ins for QEMU and its helper, a small image."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.support.oci import layer_tar, member, write_layout
 
-__all__ = ["Stage", "make_stage", "our_processes", "services"]
+__all__ = ["Stage", "interrupt_twice", "make_stage", "our_processes", "services"]
 
 ROOT = Path(__file__).resolve().parents[2]
+#: How long the kernel may take to end what has lost its parent.
+_KERNEL_S = 10.0
+#: How long gcsctl may take to end everything.
+_END_S, _TRIES = 25.0, 3
 #: Names of the programs that a VM is made of.
 _PROGRAMS = ("qemu-system", "vhost-device-vsock", "gcs.host.service", "diod")
 
@@ -45,7 +52,7 @@ class Stage:
         )
 
     def run(
-        self, *arguments: str, stdin: bytes = b"", timeout_s: float = 60
+        self, *arguments: str, stdin: bytes = b"", timeout_s: float = 120
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run gcsctl to its end."""
         return subprocess.run(
@@ -64,10 +71,33 @@ class Stage:
         return replace(self, environment={**self.environment, **hostile})
 
     def leftovers(self) -> list[str]:
-        """Return what is still there of any VM: processes, and entries of the state folder."""
-        folder = self.runtime / "gcs"
+        """Return what is still there of any VM: processes, and entries of the state folder.
+
+        The inner process of a 9p server is waited for: nobody but the kernel ends it, once the
+        outer one is gone.
+        """
+        folder, until = self.runtime / "gcs", time.monotonic() + _KERNEL_S
+        left = our_processes(self.environment)
+        while left and all("diod" in each for each in left) and time.monotonic() < until:
+            time.sleep(0.05)
+            left = our_processes(self.environment)
         folders = [path.name for path in folder.iterdir()] if folder.exists() else []
-        return [*our_processes(self.environment), *(n for n in folders if n[0] != ".")]
+        return [*left, *(n for n in folders if n[0] != ".")]
+
+
+def interrupt_twice(process: "subprocess.Popen[bytes]") -> int:
+    """Press Ctrl-C, and once more because it was not enough; return the exit status.
+
+    Two belong together if they come soon after each other: when we have been too slow for
+    that, they do so again.
+    """
+    for _ in range(_TRIES):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # two at the same moment are one
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_END_S)
+    raise AssertionError("it goes on")
 
 
 def our_processes(environment: Mapping[str, str]) -> list[str]:

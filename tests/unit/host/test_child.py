@@ -41,18 +41,20 @@ async def test_the_end_is_told_to_all_who_wait(tmp_path: Path) -> None:
     assert seen == [3, 3, 3]
 
 
-async def test_leaving_the_block_ends_the_program(tmp_path: Path) -> None:
+async def test_leaving_the_block_ends_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By SIGTERM, and by SIGKILL when it does not listen; both are bounded."""
-    for script, status in (("", -15), ("trap '' TERM; echo x;", -9)):
-        argv = ["sh", "-c", f"{script} exec sleep 60"]
+    for script, status, grace_s in (("", -15, 60.0), ("trap '' TERM; echo x;", -9, 1.0)):
+        # A machine that has other things to do may take more than a second to end it.
+        monkeypatch.setattr("gcs.host.child.TERM_GRACE_S", grace_s)
+        argv = ["sh", "-c", f"{script} exec sleep 600"]
         with (tmp_path / "log").open("wb") as log:
-            began = time.monotonic()
             async with spawn("it", argv, output=log.fileno()) as child:
                 # Until it has set its trap.
                 while status == -9 and not _size(log.fileno()):  # noqa: ASYNC110
                     await trio.sleep(0.01)
             assert child.exit_status == status
-            assert time.monotonic() - began < 5
         assert not is_running(child.pid, child.start_time)
 
 
@@ -60,8 +62,11 @@ def _size(fd: int) -> int:
     return os.fstat(fd).st_size
 
 
-async def test_a_cancelled_block_ends_the_program_too(tmp_path: Path) -> None:
+async def test_a_cancelled_block_ends_the_program_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cancellation does not skip the end."""
+    monkeypatch.setattr("gcs.host.child.TERM_GRACE_S", 60.0)
     with (tmp_path / "log").open("wb") as log, trio.CancelScope() as scope:
         async with spawn("it", ["sleep", "60"], output=log.fileno()) as child:
             scope.cancel()
@@ -98,7 +103,7 @@ def test_a_program_dies_with_a_parent_that_is_killed() -> None:
         "import os, trio\n"
         "from gcs.host.child import spawn\n"
         "async def main():\n"
-        "    async with spawn('it', ['sleep', '60'], output=2) as child:\n"
+        "    async with spawn('it', ['sleep', '600'], output=2) as child:\n"
         "        print(child.pid, flush=True)\n"
         "        await trio.sleep_forever()\n"
         "trio.run(main)\n"
@@ -111,7 +116,7 @@ def test_a_program_dies_with_a_parent_that_is_killed() -> None:
         while b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
             time.sleep(0.01)
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while is_running(pid, started) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not is_running(pid, started)

@@ -36,7 +36,7 @@ from gcs.wire.messages import (
     WaitForProcessReply,
 )
 from tests.support.hostile_guest import ESCAPES, exited, frame
-from tests.support.stage import Stage, make_stage, services
+from tests.support.stage import Stage, interrupt_twice, make_stage, services
 
 if TYPE_CHECKING:
     import subprocess
@@ -110,7 +110,7 @@ async def test_what_breaks_the_protocol_ends_the_bridge_in_a_sentence(name: str)
             await answer(guest, data)
             await guest.send_eof()
 
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(answer_and_end)
                 with pytest.raises(DisconnectedError, match=reason) as caught:
@@ -128,7 +128,7 @@ async def test_a_second_answer_ends_the_bridge() -> None:
         # Both may be read at once.
         with suppress(DisconnectedError):
             await client.call(Start())
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await client.disconnected.wait()
         with pytest.raises(DisconnectedError, match="no request 0 waits"):
             await client.call(Start())
@@ -170,7 +170,7 @@ async def test_notifications_without_end_take_bounded_memory() -> None:
                 while True:
                     await guest.send_all(exited("c" * 60_000))
 
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(flood)
                 with pytest.raises(DisconnectedError, match="256 notifications wait unread"):
@@ -302,7 +302,7 @@ def _peak_rss(pid: int) -> int:
 
 def _folder(stage: Stage) -> Path:
     """Wait for the VM's folder: its service has just been started."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for path in (stage.runtime / "gcs").glob("[!.]*/control"):
             return path.parent
@@ -367,7 +367,7 @@ def test_output_without_end_takes_bounded_memory(stage: Stage) -> None:
             left -= len(os.read(process.stdout.fileno(), MIB))
         _check_memory(stage, process.pid)
         process.send_signal(signal.SIGHUP)
-        assert process.wait(20) == 129
+        assert process.wait(60) == 129
     assert stage.leftovers() == []
 
 
@@ -380,11 +380,7 @@ def test_a_guest_that_never_reads_stdin_takes_bounded_memory(stage: Stage) -> No
         assert process.stdout.readline() == b"ready\n"
         assert _fill(process.stdin.fileno()) < 4 * MIB
         _check_memory(stage, process.pid)
-        process.send_signal(signal.SIGINT)
-        # Two at the same moment are one.
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert interrupt_twice(process) == 130
     assert stage.leftovers() == []
 
 
@@ -413,7 +409,7 @@ def test_a_console_without_end_fills_no_disk(stage: Stage) -> None:
         assert _size_of(folder) <= 4 * MAX_LOG_SIZE
         _check_memory(stage, process.pid)
         process.send_signal(signal.SIGHUP)
-        assert process.wait(20) == 129
+        assert process.wait(60) == 129
     assert stage.leftovers() == []
 
 
@@ -443,14 +439,14 @@ def test_output_that_nobody_watches_fills_no_disk(stage: Stage) -> None:
 
 
 def _wait_until_gone(stage: Stage) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while stage.leftovers():
         assert time.monotonic() < deadline, stage.leftovers()
         time.sleep(0.05)
 
 
 def _wait_for_loss(path: Path, size: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(FileNotFoundError), path.open("rb") as file:
             words = file.readline().split()
@@ -469,7 +465,7 @@ def test_an_exit_that_is_told_again_and_for_others_changes_nothing(stage: Stage)
 
 def test_a_stream_that_is_held_open_after_the_exit_does_not_hold_us(stage: Stage) -> None:
     """What was said is shown, and the run ends with the VM."""
-    done = stage.attacked("clinging").run("run", str(stage.image), "true", timeout_s=30)
+    done = stage.attacked("clinging").run("run", str(stage.image), "true")
     assert (done.returncode, done.stdout) == (3, b"so far")
     assert stage.leftovers() == []
 

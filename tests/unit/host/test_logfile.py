@@ -97,7 +97,7 @@ async def test_a_program_that_prints_without_end_has_a_log_with_one(tmp_path: Pa
         program = spawn("a program", ["sh", "-c", script], output=log.writer.fileno())
         async with program as child:
             log.writer.close()
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 assert await child.wait() == 0
                 await log.ended.wait()
             assert path.stat().st_size <= 512 * 1024

@@ -33,7 +33,7 @@ async def test_a_question_on_its_way_when_all_ends_is_answered(tmp_path: Path) -
     """The client hears how it ended, not that the connection was reset."""
     folder = StateFolder.create(tmp_path, "a1")
     (ours, theirs), (our_second, their_second) = socket.socketpair(), socket.socketpair()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_serve, folder, (theirs, their_second))
             async with (

@@ -94,7 +94,7 @@ def test_a_pod_outlives_the_gcsctl_that_has_started_it(stage: Stage) -> None:
         assert os.read(process.stdout.fileno(), 100) == b"ready\n"
         start(stage, "two")
         process.send_signal(signal.SIGHUP)
-        assert process.wait(30) == 129
+        assert process.wait(60) == 129
     assert states(stage) == {"one": "exited", "two": "running"}
     assert said(stage, "exec", "two", "echo", "there") == "there\n"
 

@@ -121,7 +121,7 @@ def test_a_wait_that_began_before_the_end_is_answered(stage: Stage) -> None:
     start(stage, "nyan", *SLEEP)
     with stage.start("wait", "nyan") as first, stage.start("wait", "nyan") as second:
         said(stage, "kill", "nyan")
-        assert [first.wait(30), second.wait(30)] == [0, 0]
+        assert [first.wait(60), second.wait(60)] == [0, 0]
         assert first.stdout is not None
         assert second.stdout is not None
         assert first.stdout.read() + second.stdout.read() == b"137\n137\n"
@@ -133,8 +133,8 @@ def test_with_rm_nothing_is_left_of_the_end(stage: Stage) -> None:
     with stage.start("wait", "nyan") as waiting:
         time.sleep(0.5)  # the wait may as well come too late: then there is no such container
         said(stage, "stop", "nyan")
-        assert waiting.wait(30) in (0, 1)
-    deadline = time.monotonic() + 20
+        assert waiting.wait(60) in (0, 1)
+    deadline = time.monotonic() + 60
     while vm_folder(stage, container_id).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert listed(stage) == []
@@ -217,7 +217,7 @@ def test_a_signal_goes_to_the_exec_and_not_to_the_container(stage: Stage) -> Non
         assert process.stdout is not None
         assert os.read(process.stdout.fileno(), 100) == b"ready\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 143
+        assert process.wait(60) == 143
     assert listed(stage)[0]["State"] == "running"
 
 
@@ -242,7 +242,7 @@ def test_a_container_whose_vm_dies_has_no_exit_status(stage: Stage) -> None:
     with stage.start("wait", "nyan") as waiting:
         pids = {one["name"]: one["pid"] for one in programs}
         os.kill(pids["QEMU"], signal.SIGKILL)
-        assert waiting.wait(30) == 1
+        assert waiting.wait(60) == 1
     text = said(stage, "wait", "nyan", status=1)
     assert text.startswith("gcsctl: container nyan: no exit status: QEMU was killed by SIGKILL")
     (record,) = listed(stage)
@@ -266,7 +266,7 @@ def test_what_a_detached_container_says_is_kept_bounded(stage: Stage) -> None:
     container_id = start(stage, "nyan", "sh", "-c", script)
     said(stage, "wait", "nyan")
     path = vm_folder(stage, container_id) / "stdout.log"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not path.read_bytes().endswith(b"bye\n") and time.monotonic() < deadline:
         time.sleep(0.05)
     kept = path.read_bytes()
@@ -299,7 +299,7 @@ def test_a_container_that_is_still_starting_can_be_ended(
         while not listed(stage):
             assert process.poll() is None
         said(stage, *verb, "nyan")
-        assert process.wait(30) in (125, 137, 143)
+        assert process.wait(60) in (125, 137, 143)
         assert process.stderr is not None
         told = process.stderr.read().decode()
     if process.returncode == 125:

@@ -143,7 +143,7 @@ async def test_a_listener_that_is_closed_ends_who_accepts(tmp_path: Path) -> Non
         with pytest.raises(trio.ClosedResourceError):
             await listener.accept()
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
             await trio.testing.wait_all_tasks_blocked()
