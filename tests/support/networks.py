@@ -137,9 +137,12 @@ class Pod:
         return [name for name in names if name != "lo"]
 
     async def reaches(self, address: str) -> bool:
-        """Return whether an address answers a ping."""
-        status, _ = await self.run("ping", "-c", "1", "-W", "2", address)
-        return status == 0
+        """Return whether an address answers a ping; the second one may take its time."""
+        for seconds in ("2", "8"):
+            status, _ = await self.run("ping", "-c", "1", "-W", seconds, address)
+            if status == 0:
+                return True
+        return False
 
     async def remove(self) -> None:
         """Kill and delete it."""

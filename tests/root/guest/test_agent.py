@@ -35,7 +35,7 @@ from gcs.wire.schema import Reply, Request
 from tests.support.agent import VM, AgentHost, Streams, open_agent, vm_process, wait
 from tests.support.scenario import exits, play, refused
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 Case = tuple[Request[Reply], Hresult, str]
 
@@ -185,15 +185,16 @@ async def test_a_grandchild_that_holds_the_pipe_delays_no_wait(tmp_path: Path) -
     async def scenario(host: AgentHost, client: Client) -> None:
         await host.create(client, "c", "sleep", "100")
         await host.execute(client, "c", Streams())
-        script = "echo first; (sleep 8; echo late) & exit 4"
+        script = "echo first; (until [ -e /go ]; do sleep 0.1; done; echo late) & exit 4"
         process: dict[str, object] = {"cwd": "/", "args": ["sh", "-c", script]}
         process["env"] = ["PATH=/bin"]
         streams = Streams()
         parameters = ProcessParameters(oci_process=process)
         pid = await host.execute(client, "c", streams, parameters)
-        with trio.fail_after(7):
+        with trio.fail_after(60):
             assert await wait(client, "c", pid) == 4
         assert streams.stdout == b"first\n"
+        (host.rootfs / "go").touch()
         await streams.has_printed(b"late")
 
     await play(tmp_path, scenario)
@@ -250,7 +251,7 @@ async def test_a_stream_that_nobody_listens_on_fails_its_process(tmp_path: Path)
             process_parameters=ProcessParameters(create_std_out_pipe=True),
             vsock_stdio_relay_settings=VsockStdioRelaySettings(std_out=1),
         )
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             error = await refused(client, ExecuteProcess(container_id="c", settings=settings))
         assert "connecting stdout" in error.message
         pid = await host.execute(client, "c", Streams())
@@ -294,10 +295,11 @@ async def test_a_wait_has_a_limit(tmp_path: Path) -> None:
     """A wait of 50 ms on a running process is answered Timeout, and the next one waits on."""
 
     async def scenario(host: AgentHost, client: Client) -> None:
-        pid = await host.execute(client, VM, Streams(), vm_process("/bin/sleep", "0.4"))
+        pid = await host.execute(client, VM, Streams(), vm_process("/bin/sleep", "1000"))
         request = WaitForProcess(container_id=VM, process_id=pid, timeout_in_ms=50)
         assert (await refused(client, request)).result == Hresult.TIMEOUT
-        assert await wait(client, VM, pid) == 0
+        await client.call(SignalProcess(container_id=VM, process_id=pid))
+        assert await wait(client, VM, pid) == 128 + 9
 
     await play(tmp_path, scenario)
 
@@ -308,13 +310,13 @@ async def test_an_exit_that_nobody_waits_for_is_announced(tmp_path: Path) -> Non
     async def scenario(host: AgentHost, client: Client) -> None:
         await host.create(client, "unstarted", "true")
         await client.call(ShutdownForced(container_id="unstarted"))
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             first = await client.notifications.receive()
         assert isinstance(first, ContainerNotification)
         assert first.container_id == "unstarted"
         await host.create(client, "unasked", "true")
         await host.execute(client, "unasked", Streams())
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             second = await client.notifications.receive()
         assert isinstance(second, ContainerNotification)
         assert second.container_id == "unasked"

@@ -23,7 +23,7 @@ from tests.support.networks import Pod, adapter, change, in_vm, make_pod, own_li
 from tests.support.scenario import play, refused
 from tests.support.wires import Wires, links_of, open_wires
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 #: what the host asks for when the network is to say the rest
 ASKS = adapter(1, ip_configs=(), routes=())

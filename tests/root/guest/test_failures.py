@@ -26,7 +26,7 @@ from tests.support.scenario import descriptors, exits, play, refused, same_descr
 
 Call = Request[Reply]
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 RUNTIMES = pytest.mark.parametrize("runtime", ["runc", "crun"])
 
@@ -65,7 +65,7 @@ async def leftovers(host: AgentHost, client: Client) -> str:
 
 async def nothing_is_left(host: AgentHost, client: Client) -> None:
     """Wait until processes that were killed are gone, and see that nothing else is there."""
-    with trio.move_on_after(20):
+    with trio.move_on_after(60):
         while await leftovers(host, client):  # noqa: ASYNC110 - the state of others
             await trio.sleep(0.05)
     assert await leftovers(host, client) == ""
@@ -87,13 +87,13 @@ async def test_a_create_that_fails_late_leaves_nothing(
         for _ in range(3):
             error = await refused(client, host.create_request("c", spec))
             assert "exit status 3" in error.message
-        assert await leftovers(host, client) == ""
+        await nothing_is_left(host, client)
         await same_descriptors(host, before)
         await mend(host, client)
         await client.call(host.create_request("c", spec))
         pid = await host.execute(client, "c", Streams())
         assert await wait(client, "c", pid) == 4
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             notification = await client.notifications.receive()
         assert isinstance(notification, ContainerNotification)
         assert notification.container_id == "c"
@@ -165,7 +165,7 @@ async def test_a_runtime_that_hangs_is_given_up(
     async def scenario(host: AgentHost, client: Client) -> None:
         async def ask(verb: str, request: Call) -> None:
             if verb == hanging:
-                with trio.fail_after(10):
+                with trio.fail_after(60):
                     error = await refused(client, request)
                 assert error.result == Hresult.TIMEOUT
                 assert f" {verb} " in error.message
@@ -181,14 +181,30 @@ async def test_a_runtime_that_hangs_is_given_up(
         if hanging != "start":
             await ask("exec", _exec_without_streams("c", "true"))
         await client.call(ShutdownForced(container_id="c"))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await client.notifications.receive()
         await ask("delete", DeleteContainerState(container_id="c"))
-        assert await leftovers(host, client) == ""
+        await nothing_is_left(host, client)
 
     flags = ("-runtime", runtime_that(tmp_path, runtime, script))
-    before = "from gcs.guest import runc; runc._TIMEOUT_S = 1.5"
-    await play(tmp_path, scenario, *flags, before=before)
+    await play(tmp_path, scenario, *flags, before=limit_of(hanging))
+
+
+def limit_of(verb: str) -> str:
+    """Return Python that gives the runtime 1.5 s for calls of one kind, until it is mended.
+
+    The others are real work, which takes longer on a machine that has other things to do.
+    """
+    return (
+        "import os; from gcs.guest.runc import Runc\n"
+        "run = Runc._run\n"
+        "def limited(self, folder, arguments, streams, timeout_s):\n"
+        f"    is_it = arguments[0] == {verb!r} and '--force' not in arguments\n"
+        "    if is_it and not os.path.exists('/run/mended'):\n"
+        "        timeout_s = 1.5\n"
+        "    return run(self, folder, arguments, streams, timeout_s)\n"
+        "Runc._run = limited"
+    )
 
 
 def _exec_without_streams(container_id: str, *args: str) -> ExecuteProcess:
@@ -236,7 +252,7 @@ async def test_a_delete_that_failed_can_be_repeated(tmp_path: Path, runtime: str
         assert (await refused(client, delete)).result == Hresult.SYSTEM_NOT_FOUND
         await in_vm(host, client, "/bin/rmdir", "/run/gcs/c")
         await in_vm(host, client, "/bin/umount", "/run/s")
-        assert await leftovers(host, client) == ""
+        await nothing_is_left(host, client)
 
     await play(tmp_path, scenario, "-runtime", runtime)
 
@@ -338,7 +354,7 @@ async def wait_until(host: AgentHost, client: Client, command: str) -> None:
     """Wait until a command of the VM's shell succeeds."""
     script = f"until {command}; do sleep 0.05; done"
     look = vm_process("/bin/sh", "-c", script, PATH="/bin:/usr/bin")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await wait(client, VM, await host.execute(client, VM, Streams(), look))
 
 
@@ -361,8 +377,7 @@ async def test_an_exec_whose_runtime_fails_late_does_not_run_on(
         assert await exits(client) == []
 
     flags = ("-runtime", runtime_that(tmp_path, runtime, script))
-    before = "from gcs.guest import runc; runc._TIMEOUT_S = 1.5"
-    await play(tmp_path, scenario, *flags, before=before)
+    await play(tmp_path, scenario, *flags, before=limit_of("exec"))
 
 
 @RUNTIMES
@@ -384,7 +399,7 @@ async def test_an_exec_that_is_refused_leaks_nothing(
                 ports = [await _port_that_ends(host, nursery) for _ in range(3)]
                 request = _exec_on(ports, process)
                 assert (await refused(client, request)).result == Hresult.FAIL
-                nursery.cancel_scope.deadline = trio.current_time() + 2
+                nursery.cancel_scope.deadline = trio.current_time() + 60
             assert not nursery.cancel_scope.cancelled_caught
         await same_descriptors(host, before)
         streams = Streams()

@@ -19,7 +19,7 @@ from gcs.wire.messages import (
 from tests.support.agent import VM, AgentHost, Streams, agent_pid, open_agent, vm_process, wait
 from tests.support.scenario import check_log, play
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 #: Source: linux/capability.h
 _CAP_SYS_RESOURCE = 24

@@ -29,7 +29,7 @@ from gcs.wire.resource import (
 from tests.support.agent import VM, AgentHost, Streams, vm_process, wait
 from tests.support.scenario import play, refused
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 Tree = dict[str, object]
 
@@ -521,8 +521,9 @@ async def test_a_user_s_name_is_looked_up_for_the_init_and_its_execs(
         spec = sandbox_spec(host)
         process_of(spec)["user"] = dict(named)
         sandbox = await start(host, client, "p", spec)
-        status = await in_vm(host, client, "grep", "Uid", f"/proc/{sandbox}/status")
-        assert status.split()[1] == "77"
+        # The runtime has started it before it has become its program.
+        look = f"until grep '^Uid:.77' /proc/{sandbox}/status; do sleep 0.1; done"
+        await in_vm(host, client, "sh", "-c", look)
         process: Tree = {"cwd": "/", "args": list(words), "env": ["PATH=/bin"]}
         inside = Streams()
         parameters = ProcessParameters(oci_process=process)
@@ -657,7 +658,10 @@ async def test_output_is_copied_to_the_pod_s_logs(tmp_path: Path, runtime: str) 
         streams = Streams()
         workload = await host.execute(client, "w", streams)
         await streams.has_printed(b"out\n")
-        process: Tree = {"cwd": "/", "args": ["sh", "-c", "echo exec; cat /logs/app/one.log"]}
+        # The file may be behind what the host has.
+        both = "grep -q out $log && grep -q err $log"
+        look = f"log=/logs/app/one.log; until {both}; do sleep 0.1; done; echo exec; cat $log"
+        process: Tree = {"cwd": "/", "args": ["sh", "-c", look]}
         process |= {"env": ["PATH=/bin"], "user": {"uid": 7, "gid": 7}}
         inside = Streams()
         parameters = ProcessParameters(oci_process=process)

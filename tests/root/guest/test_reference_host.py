@@ -16,7 +16,7 @@ from tests.support.reference_host.process import FOREVER
 from tests.support.reference_host.shapes import GuestError
 from tests.support.reference_host.specs import oci_process, oci_spec, pod_annotations
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 _ID = "0123456789abcdef" * 4
 _POD = "fedcba9876543210" * 4
@@ -61,7 +61,7 @@ async def test_a_life_in_either_layout_and_the_same_id_again(
 ) -> None:
     """Files are mounted, a container lives and is deleted, twice with one id."""
     async with open_stand(tmp_path) as stand:
-        with trio.fail_after(60):
+        with trio.fail_after(240):
             for _ in range(2):
                 await layout.combine(stand.guest, [stand.layer])
                 container = await live(stand, layout)
@@ -94,7 +94,7 @@ async def test_several_containers_at_once(tmp_path: Path) -> None:
         await layout.separate(stand.guest)
 
     async with open_stand(tmp_path) as stand:
-        with trio.fail_after(90):
+        with trio.fail_after(240):
             async with trio.open_nursery() as nursery:
                 for layout in layouts:
                     nursery.start_soon(one, stand, layout)

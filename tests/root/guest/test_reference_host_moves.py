@@ -17,7 +17,7 @@ from tests.support.reference_host.process import Process
 from tests.support.reference_host.specs import oci_process, oci_spec
 from tests.support.reference_host.streams import Output
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 _FIRST, _SECOND, _THIRD = "1" * 64, "2" * 64, "3" * 64
 _SIGKILL = 9
@@ -51,7 +51,7 @@ class Scene:
 async def scene(folder: Path) -> AsyncIterator[Scene]:
     """Start the containers."""
     async with open_stand(folder) as stand:
-        with trio.fail_after(90):
+        with trio.fail_after(240):
             containers = []
             for container_id in (_FIRST, _SECOND):
                 container = await stand.create(
@@ -196,9 +196,13 @@ async def test_a_host_that_knows_nothing_of_the_other(tmp_path: Path) -> None:
 
 async def test_the_output_of_an_init_goes_on_at_the_next_host(tmp_path: Path) -> None:
     """On the same port, with nothing missing; a terminal stays, and is not told of an end."""
-    script = "i=0; while test $i -lt 400; do i=$((i+1)); echo $i; sleep 0.01; done; exit 5"
+    count = "while test $i -lt $n; do i=$((i+1)); echo $i; sleep 0.01; done"
+    # However slow we are, the second half is for the next host.
+    script = (
+        f"i=0; n=200; {count}; until [ -e /go ]; do sleep 0.1; done; n=400; {count}; exit 5"
+    )
     async with open_stand(tmp_path) as stand:
-        with trio.fail_after(90):
+        with trio.fail_after(240):
             plain = await stand.create(v1_layout(_FIRST), "sh", "-c", script)
             typed = await stand.create(v1_layout(_SECOND), "cat", terminal=True)
             inits = [await plain.start(), await typed.start(terminal=True)]
@@ -211,7 +215,8 @@ async def test_the_output_of_an_init_goes_on_at_the_next_host(tmp_path: Path) ->
                 assert isinstance(port, int)
                 output = Output(port, await stand.listen(port))
                 nursery.start_soon(output.serve)
-                (_, init), (_, terminal) = await other.take_over(saved)
+                (plain, init), (_, terminal) = await other.take_over(saved)
+                await plain.execute(oci_process("sh", "-c", ": >/go"), streams=False)
                 await output.ended.wait()
                 after = bytes(output.data)
                 assert after.endswith(b"\n400\n")

@@ -14,7 +14,7 @@ from tests.support.reference_host.process import Process
 from tests.support.reference_host.shapes import GuestError
 from tests.support.reference_host.specs import oci_spec, pod_annotations
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 _DISK = "/run/mounts/scsi/0_0_0"
 _PODS = {"1" * 64: (), "2" * 64: ("pid",)}
@@ -96,7 +96,7 @@ async def end(stand: Stand, member: Member) -> None:
 async def test_two_pods_and_their_ids_again(tmp_path: Path, version: str) -> None:
     """They share nothing, go in either order, leave nothing, and come back with their ids."""
     async with open_stand(tmp_path) as stand:
-        with trio.fail_after(90):
+        with trio.fail_after(240):
             for is_sandbox_first in (False, True):
                 pods = {
                     pod: await make_pod(stand, version, pod, shared)
@@ -129,7 +129,7 @@ async def test_no_such_pod_or_kind(tmp_path: Path, annotations: dict[str, str]) 
     layout = v2_layout("3" * 64, "4" * 64, _DISK)
     async with open_stand(tmp_path) as stand:
         spec = oci_spec(layout.rootfs, "sleep", "1000", annotations=annotations)
-        with trio.fail_after(60):
+        with trio.fail_after(240):
             await layout.combine(stand.guest, [stand.layer])
             container = Container(stand.guest, layout.container_id)
             with pytest.raises(GuestError) as caught:

@@ -12,7 +12,7 @@ from tests.support.reference_host.process import Process
 from tests.support.reference_host.shapes import GuestError
 from tests.support.reference_host.specs import oci_process
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 _ID = "0123456789abcdef" * 4
 _POD = "fedcba9876543210" * 4
@@ -183,7 +183,7 @@ async def test_a_process_has_the_streams_that_were_asked_for(tmp_path: Path) -> 
             "VsockStdioRelaySettings": {"StdOut": port + 1, "StdErr": port},
         }
         await bridge.call(Rpc.EXECUTE_PROCESS, _ID, Settings=settings)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with await listener.accept() as stream:
                 listener.close()
                 assert b"".join([bytes(data) async for data in stream]) == b"err\n"

@@ -18,7 +18,7 @@ from tests.root.guest.test_failures import (
 from tests.support.agent import AgentHost, Streams, wait
 from tests.support.scenario import logged, play
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 #: The next exec starts its process, and nobody hears of its pid: the runtime is killed.
 _KILLED_TOO_EARLY = """

@@ -11,7 +11,7 @@ from gcs.wire.messages import ExecuteProcess, ExecuteProcessSettings, ProcessPar
 from tests.support.agent import AgentHost, Streams, wait
 from tests.support.scenario import play, refused
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 
 def as_user(**user: object) -> ProcessParameters:
@@ -49,7 +49,7 @@ async def test_a_name_is_looked_up_in_the_container_s_own_files(
         ):
             settings = ExecuteProcessSettings(process_parameters=as_user(username=name))
             request = ExecuteProcess(container_id="c", settings=settings)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 error = await refused(client, request)
             assert error.result == hresult
             assert says in error.message

@@ -22,7 +22,7 @@ from gcs.host import diod
 from tests.support.plan9_client import Plan9Client
 from tests.support.stage import ROOT
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 _USER, _OTHER = 4321, 4322
 _END_S = 60.0

@@ -17,6 +17,7 @@ __all__ = ["Guest", "SavedGuest", "open_guest"]
 
 #: From the start of the VM to the answer to the first request.
 _CONNECT_S = 120.0
+_ACCEPT_S = 30.0
 #: How long a host that took over asks for a process that may be gone.
 _PROBE_MS = 50
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -186,8 +187,9 @@ class Guest:
             "VsockStdioRelaySettings": streams.ports(),
         }
         reply = await self.bridge.call(Rpc.EXECUTE_PROCESS, container_id, Settings=settings)
-        # The guest has dialled before it answered; only our accept may be behind.
-        with trio.fail_after(5):
+        # The guest has dialled before it answered; only our accept may be behind, and what is
+        # between us.
+        with trio.fail_after(_ACCEPT_S):
             for stream in streams.open():
                 await stream.connection()
         return reply.number("ProcessId")

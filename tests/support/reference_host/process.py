@@ -16,7 +16,7 @@ __all__ = ["FOREVER", "Process", "SavedProcess", "Streams"]
 FOREVER = 0xFFFFFFFF
 #: How long the rest of the output may take after the exit. Hosts allow a second; a machine
 #: that emulates several VMs at once gets more.
-_COPY_S = 10.0
+_COPY_S = 30.0
 _ALREADY_STOPPED = (
     Hresult.SYSTEM_ALREADY_STOPPED,
     Hresult.INVALID_STATE,
