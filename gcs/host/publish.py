@@ -5,6 +5,7 @@ alone), so such a connection is relayed from here to a port of this machine's IP
 QEMU forwards: the container sees it as any other.
 """
 
+import errno
 import ipaddress
 import re
 import secrets
@@ -31,6 +32,8 @@ _LOOPBACK = "127.0.0.1"
 #: Below those that the kernel gives to whoever connects (ip_local_port_range): what is free
 #: stays so until a program asks for it by its number, and no connection to it can meet itself.
 _FREE_PORTS = range(20_000, 32_768)
+#: With half of them in use, as many would be taken by chance once in 10^30.
+_TRIES = 100
 #: Connections through one port at once: each takes two descriptors, and a process has 1024.
 _MAX_RELAYED = 200
 _CHUNK = 65536
@@ -122,16 +125,22 @@ async def _listen(one: Published) -> trio.SocketListener:
 
 
 def free_port(ip: str = _LOOPBACK) -> int:
-    """Return a port of an address that nobody has; a program that is told takes it later."""
+    """Return a port of an address that nobody has; a program that is told takes it later.
+
+    Raises GcsError when the address is not of this machine, or none was found.
+    """
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    while True:
+    for _ in range(_TRIES):
         port = _FREE_PORTS[secrets.randbelow(len(_FREE_PORTS))]
         with socket.socket(family) as sock:
             try:
                 sock.bind((ip, port))
-            except OSError:
-                continue
-        return port
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise GcsError(f"a free port of {ip}: {error.strerror}") from error
+            else:
+                return port
+    raise GcsError(f"a free port of {ip}: {_TRIES} that were tried are in use")
 
 
 async def _relay(port: int, limit: trio.CapacityLimiter, client: trio.SocketStream) -> None:

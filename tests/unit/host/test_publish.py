@@ -156,3 +156,9 @@ def test_a_free_port_is_none_that_the_kernel_gives_away(ip: str) -> None:
     ports = {free_port(ip) for _ in range(100)}
     assert max(ports) < first_of_the_kernel
     assert len(ports) > 50  # two who ask at once get two
+
+
+def test_an_address_of_another_machine_has_no_free_port() -> None:
+    """It is said, and not looked for without end."""
+    with pytest.raises(GcsError, match=r"a free port of 203\.0\.113\.1: "):
+        free_port("203.0.113.1")
