@@ -41,8 +41,11 @@ __all__ = ["Mounted", "Volumes", "bind", "check", "open_volumes", "parse"]
 _log = logging.getLogger("gcs.host.volumes")
 
 _FORM = "HOST:CONTAINER[:ro][:cache=MODE]"
-#: How long a guest's error waits to be explained by its server's death.
-_POST_MORTEM_S = 0.3
+#: How long a guest's error waits to be explained by its server's death: connections end before
+#: who had them does.
+_DEATH_S = 1.0
+#: How long a death waits for last words, which are on their way into the log.
+_LAST_WORDS_S, _LOOK_S = 0.3, 0.01
 
 
 # -- what is asked for -------------------------------------------------------------------------
@@ -220,9 +223,13 @@ class Volumes:
         """Return why a volume could not be mounted: its server's words, or the guest's."""
         text = f"volume {volume.source}: "
         for server in servers:
-            with trio.move_on_after(_POST_MORTEM_S):
+            with trio.move_on_after(_DEATH_S):
                 await server.wait()
             if server.exit_status is not None:
+                with trio.move_on_after(_LAST_WORDS_S):
+                    # All servers have this log, so that of one has no end.
+                    while not self._log.tail():  # noqa: ASYNC110
+                        await trio.sleep(_LOOK_S)
                 return (
                     f"{text}its server {server.describe_end()}; it printed: {self._log.tail()}"
                 )

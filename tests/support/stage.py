@@ -163,15 +163,19 @@ def _write_program(path: Path, role: str) -> None:
 def _write_server(programs: Path) -> None:
     """Write a bwrap that stands in for the diod in it: it answers until its connection ends.
 
-    Told to in GCS_TEST_SERVER, it fails in those words.
+    Told to in GCS_TEST_SERVER, it fails in those words, which are seen a moment after its end.
     """
     (programs / "diod").symlink_to("/bin/true")
     (programs / "bwrap").write_text(
         f"#!{sys.executable}\n"
-        "import os, sys\n"
-        'if words := os.environ.get("GCS_TEST_SERVER"):\n'
-        "    sys.exit(words)\n"
+        "import os, sys, time\n"
         'fd = int(sys.argv[sys.argv.index("--rfdno") + 1])\n'
+        'if words := os.environ.get("GCS_TEST_SERVER"):\n'
+        "    if os.fork():\n"
+        "        os._exit(1)\n"
+        "    os.close(fd)\n"
+        "    time.sleep(0.1)\n"
+        "    sys.exit(words)\n"
         "while os.read(fd, 1):\n"
         '    os.write(fd, b"!")\n'
     )

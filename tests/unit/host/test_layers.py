@@ -481,7 +481,7 @@ def test_processes_that_want_the_same_layer_are_safe(tmp_path: Path) -> None:
 
 async def _growing(cache: Path) -> None:
     """Wait until a conversion has begun to write."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         # No event tells of it: the writer is a thread that knows nothing of tests.
         while not _has_data(cache):  # noqa: ASYNC110
             await trio.sleep(0.001)
