@@ -72,7 +72,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
     listener = trio.socket.socket(socket.AF_UNIX)
     await listener.bind(str(folder / str(BRIDGE_PORT)))
     listener.listen(1)
-    with listener, trio.fail_after(20):
+    with listener, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             children = Children()
             agent = Agent(UnixTransport(folder), children, Runc(children), nursery)

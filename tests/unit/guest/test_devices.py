@@ -21,7 +21,7 @@ async def test_a_device_is_there_with_its_node(tmp_path: Path) -> None:
             node.touch()
         return str(node)
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         assert await devices.wait_for_node(find, "disk 0:0") == str(node)
     assert looks == 2
 

@@ -44,7 +44,7 @@ async def test_what_ends_too_late_is_undone(monkeypatch: pytest.MonkeyPatch) -> 
     answer, was_undone, outer = threading.Event(), threading.Event(), Undo()
 
     def work(undo: Undo) -> None:
-        answer.wait(10)
+        answer.wait(60)
         undo.add(was_undone.set)
 
     with pytest.raises(DeadlineError, match="working: the kernel has not answered within"):
@@ -61,7 +61,7 @@ async def test_a_cancelled_request_waits_for_its_work() -> None:
 
     def work(_: Undo) -> int:
         started.set()
-        answer.wait(10)
+        answer.wait(60)
         return 7
 
     results = list[int]()

@@ -77,7 +77,7 @@ async def _exchange(pieces: list[list[bytes]], *, in_threads: bool) -> list[byte
     """Send the pieces through stdin, stdout and stderr at once; return what arrived."""
     arrived = [bytearray() for _ in pieces]
     threads = trio.CapacityLimiter(4) if in_threads else None
-    with _streams(threads) as running, trio.fail_after(20):
+    with _streams(threads) as running, trio.fail_after(60):
         sources: list[_Stream] = [running.host[0], *running.process[1:]]
         sinks: list[_Stream] = [running.process[0], *running.host[1:]]
         async with trio.open_nursery() as nursery:
@@ -108,7 +108,7 @@ async def test_a_reader_that_never_reads_delays_no_other(in_threads: bool) -> No
     """8 MiB of stdout that nobody takes: stdin and stderr go on."""
     threads = trio.CapacityLimiter(4) if in_threads else None
     got = [bytearray(), bytearray()]
-    with _streams(threads) as running, trio.fail_after(20):
+    with _streams(threads) as running, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.stdio.run)
             nursery.start_soon(_write, running.process[1], [bytes(8 * 1024 * 1024)])
@@ -124,7 +124,7 @@ async def test_a_reader_that_never_reads_delays_no_other(in_threads: bool) -> No
 async def test_a_process_learns_that_its_reader_has_gone() -> None:
     """Its write fails as at a pipe that nobody reads; its other streams go on."""
     got = bytearray()
-    with _streams() as running, trio.fail_after(20):
+    with _streams() as running, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.stdio.run)
             await running.host[1].aclose()
@@ -241,7 +241,7 @@ async def test_a_close_leaves_no_descriptor(moment: str, in_threads: bool) -> No
     """Whether the relay has begun, waits or is stuck: nothing of ours stays open."""
     threads = trio.CapacityLimiter(4) if in_threads else None
     before = _descriptors()
-    with _streams(threads) as running, trio.fail_after(20):
+    with _streams(threads) as running, trio.fail_after(60):
         theirs = 6  # the process's and the host's ends, closed by the block
         async with trio.open_nursery() as nursery:
             if moment == "busy":
@@ -266,7 +266,7 @@ async def test_a_terminal_is_typed_on_and_read_from() -> None:
     stdio = Stdio(Endpoints(pairs[0][0], pairs[1][0]), master)
     host_in, host_out = (trio.SocketStream(theirs) for _, theirs in pairs)
     got = bytearray()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery, host_out:
             nursery.start_soon(stdio.run)
             await host_in.send_all(b"line\n")
@@ -332,7 +332,7 @@ async def _move_host(folder: Path, data: bytes, read: int, *, terminal: bool) ->
     ours, host = trio.socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)  # less than is sent again
     stdio = Stdio(Endpoints(stdout=ours), pipes, redial=_redial(folder, True, 7))
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stdio.run)
             nursery.start_soon(_write, trio.lowlevel.FdStream(theirs), [data])
@@ -398,7 +398,7 @@ async def test_a_terminal_that_nobody_reads_is_not_hung_up(reader: str) -> None:
     ours, theirs = trio.socket.socketpair()
     theirs.close()
     stdio = Stdio(Endpoints(stdout=ours if reader == "gone" else None), master)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stdio.run)
             async with trio.lowlevel.FdStream(slave) as program:

@@ -125,7 +125,7 @@ def host() -> Iterator[Host]:
     kept = socket.socketpair()
     store = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with kept[0], kept[1], store[0], store[1]:
-        kept[0].settimeout(10)
+        kept[0].settimeout(60)
         yield Host(kept[0], kept[1], store[0], store[1])
 
 
@@ -164,7 +164,7 @@ def test_a_relay_carries_more_than_a_pipe_holds(vsockexec: Path, host: Host) -> 
     with subprocess.Popen(argv, env=host.environment, pass_fds=fds) as running:
         host.kept.close()
         assert host.read_all() == b"".join(b"%d\n" % n for n in range(1, 100_001))
-        assert running.wait(10) == 0
+        assert running.wait(60) == 0
 
 
 def test_a_relay_does_not_wait_for_who_else_has_its_pipe(vsockexec: Path, host: Host) -> None:

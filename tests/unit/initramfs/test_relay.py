@@ -68,7 +68,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(tmp_path / "109"))
         sock.listen(4)
-        sock.settimeout(20)
+        sock.settimeout(60)
         yield sock
 
 
@@ -102,7 +102,7 @@ def test_each_connection_begins_and_goes_on_with_whole_lines(
         connection, _ = listener.accept()
         with connection:
             rest = b"".join(iter(lambda: connection.recv(65_536), b""))
-        assert running.wait(20) == 0
+        assert running.wait(60) == 0
     found = numbers(rest)
     assert found == list(range(found[0], count))
 
@@ -114,11 +114,11 @@ def test_a_host_that_comes_late_gets_everything(vsockexec: Path, tmp_path: Path)
             running.wait(0.3)
         late.bind(str(tmp_path / "109"))
         late.listen(1)
-        late.settimeout(20)
+        late.settimeout(60)
         connection, _ = late.accept()
         with connection:
             data = b"".join(iter(lambda: connection.recv(65_536), b""))
-        assert running.wait(20) == 0
+        assert running.wait(60) == 0
     assert numbers(data) == list(range(50))
 
 
