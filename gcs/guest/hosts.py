@@ -13,6 +13,8 @@ Source: PROTOCOL.md, "Connections".
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from gcs.wire.connection import Pending
 from gcs.wire.messages import Create, WaitForProcess
 from gcs.wire.schema import Reply, Request
@@ -42,16 +44,14 @@ class Host:
     taken_over: set["Asked"] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """A request, as its host counts it."""
 
     host: Host
     message_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class LateReply:
+class LateReply(Struct, frozen=True):
     """A reply on its way, which may outlive the connection of its request."""
 
     asked: Asked

@@ -237,10 +237,20 @@ def _plain(tree: object) -> Tree:
     return tree
 
 
+@cache
+def _documents(message: type[Message]) -> tuple[tuple[str, type[Message], bool], ...]:
+    """Return (spelling, record type, is it a document) of what is one, or has one in it."""
+    return tuple(
+        (name, record, nested)
+        for name, (record, nested) in _members(message).items()
+        if record is not None and (nested or _documents(record))
+    )
+
+
 def _close_documents(tree: Tree, message: type[Message]) -> None:
-    for name, (record, nested) in _members(message).items():
+    for name, record, nested in _documents(message):
         value = tree.get(name)
-        if record is None or not isinstance(value, dict):
+        if not isinstance(value, dict):
             continue
         _close_documents(value, record)
         if nested:

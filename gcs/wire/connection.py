@@ -12,9 +12,9 @@ Source: PROTOCOL.md, "Connections".
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gcs.errors import (
@@ -60,39 +60,34 @@ _MAX_ERROR_TEXT = 4096
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestReceived:
+class RequestReceived(Struct, frozen=True):
     """A well-formed request that waits for its answer."""
 
     message_id: int
     request: Request[Reply]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRefused:
+class RequestRefused(Struct, frozen=True):
     """A request that no handler will see: unknown, or not readable. Answer it with `refuse`."""
 
     message_id: int
     error: GcsError
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyReceived:
+class ReplyReceived(Struct, frozen=True):
     """The answer to one of our requests; look at `reply.result` first."""
 
     message_id: int
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class NotificationReceived:
+class NotificationReceived(Struct, frozen=True):
     """Something that the guest says unasked."""
 
     notification: Notification
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """What a reply must match: the type word, the encoding, the activity."""
 
     type: MessageType
