@@ -1,4 +1,6 @@
-"""The bridge: dial the host, read requests, run each in a task of its own, answer.
+"""The bridge: dial the host, read requests, answer them.
+
+What needs no waiting is answered as soon as it is read, and anything else by a task of its own.
 
 The error edge is here: what a handler raises becomes an error reply, and nothing else in the
 agent catches broadly.
@@ -10,7 +12,7 @@ Source: PROTOCOL.md, "Connections".
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,16 +30,15 @@ from gcs.guest import dispatch
 from gcs.guest.agent import Agent
 from gcs.guest.hosts import Asked, Hosts, LateReply, waited_for
 from gcs.guest.log import fields
+from gcs.guest.peer import Peer
 from gcs.guest.transport import BRIDGE_PORT
 from gcs.wire.connection import (
-    GuestConnection,
     RequestReceived,
     RequestRefused,
     encode_reply,
     error_reply,
 )
 from gcs.wire.messages import (
-    BRIDGE,
     Capabilities,
     GuestDefinedCapabilities,
     NegotiateProtocol,
@@ -60,27 +61,9 @@ _REDIAL_S = 0.1
 _DIAL_TIMEOUT_S = 10.0
 #: Every request but a wait is answered in less than the host's own limit of five minutes.
 _REQUEST_TIMEOUT_S = 270.0
-#: Bytes per read: the guest's receive buffer of a vsock is 256 KiB.
-_READ_SIZE = 64 * 1024
 #: Requests at work at a time. Hosts have a few hundred at the most, nearly all of them waits;
 #: a task and its request take about 10 KiB.
 _MAX_REQUESTS = 2048
-
-
-@dataclass(slots=True)
-class _Peer:
-    """One connection to a host."""
-
-    stream: trio.SocketStream
-    scope: trio.CancelScope
-    connection: GuestConnection = field(default_factory=lambda: GuestConnection(BRIDGE))
-    lock: trio.Lock = field(default_factory=trio.Lock)
-    is_negotiated: bool = False
-    #: it began to count on this connection
-    is_new: bool = False
-    received: int = 0
-    #: what was kept for the host has been sent, so that exits can follow
-    hears_exits: bool = False
 
 
 @dataclass(slots=True)
@@ -88,7 +71,7 @@ class Bridge:
     """The agent's one connection, made again whenever it is lost."""
 
     agent: Agent
-    _peer: _Peer | None = None
+    _peer: Peer | None = None
     _hosts: Hosts = field(default_factory=Hosts)
     #: requests whose replies are not written, of all connections
     _at_work: int = 0
@@ -105,7 +88,7 @@ class Bridge:
                 except (OSError, DeadlineError) as error:
                     self._say_alone(error)
                 else:
-                    await self._serve(trio.SocketStream(sock))
+                    await self._serve(sock)
                 await trio.sleep(_REDIAL_S)
 
     def _say_alone(self, why: object) -> None:
@@ -116,19 +99,19 @@ class Bridge:
 
     # -- one connection ------------------------------------------------------------------
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, sock: trio.socket.SocketType) -> None:
         """Read requests until the connection ends, for whatever reason."""
         with trio.CancelScope() as scope:
-            peer = self._peer = _Peer(stream, scope)
+            peer = self._peer = Peer(sock, scope)
             why: BaseException | str = "closed by the host"
             try:
-                async with stream:
+                with sock:
                     await self._read(peer)
             except ProtocolError as error:
                 _log.error("bridge dropped", extra=fields(error=error))
                 why = error
-            except trio.BrokenResourceError as error:
-                why = error.__cause__ or error
+            except OSError as error:
+                why = error
             if peer.received:
                 _log.info("bridge lost", extra=fields(error=why))
             else:  # something takes connections for a host that is not there
@@ -137,13 +120,15 @@ class Bridge:
         if peer.received:
             self.agent.host_lost_at = self.agent.last_loss_at = trio.current_time()
 
-    async def _read(self, peer: _Peer) -> None:
-        while data := await peer.stream.receive_some(_READ_SIZE):
+    async def _read(self, peer: Peer) -> None:
+        while data := await peer.receive():
             peer.connection.receive_data(data)
-            for event in peer.connection.events():
+            for number, event in enumerate(peer.connection.events()):
+                if number:  # however many come at a time, others have their turns in between
+                    await trio.lowlevel.checkpoint()
                 await self._admit(peer, event)
 
-    async def _admit(self, peer: _Peer, event: RequestReceived | RequestRefused) -> None:
+    async def _admit(self, peer: Peer, event: RequestReceived | RequestRefused) -> None:
         """Start the work on a request, or refuse it."""
         if not peer.received:
             self._is_alone = False
@@ -151,7 +136,7 @@ class Bridge:
         peer.received += 1
         self.agent.host_lost_at = None
         if isinstance(event, RequestRefused):
-            await self._send(peer, peer.connection.refuse(event.message_id, event.error))
+            await peer.send(peer.connection.refuse(event.message_id, event.error))
             return
         if peer.is_negotiated:
             # With NegotiateProtocol as its first, a host's id is the number of those before.
@@ -160,40 +145,68 @@ class Bridge:
         if isinstance(event.request, NegotiateProtocol) != (not peer.is_negotiated):
             name = type(event.request).__name__
             refusal = UnsupportedError(f"{name} is not possible now")
-            await self._send(peer, peer.connection.refuse(event.message_id, refusal))
+            await peer.send(peer.connection.refuse(event.message_id, refusal))
         elif isinstance(event.request, NegotiateProtocol):
             await self._negotiate(peer, event.message_id, event.request)
         elif self._at_work >= _MAX_REQUESTS:
             busy = GcsError(f"{_MAX_REQUESTS} requests are at work already")
-            await self._send(peer, peer.connection.refuse(event.message_id, busy))
+            await peer.send(peer.connection.refuse(event.message_id, busy))
         else:
-            self._at_work += 1
-            asked = Asked(self._hosts.host, event.message_id)
-            self.agent.start_soon(self._work, peer, event, asked)
+            self._begin(peer, event)
 
-    async def _negotiate(
-        self, peer: _Peer, message_id: int, request: NegotiateProtocol
-    ) -> None:
+    async def _negotiate(self, peer: Peer, message_id: int, request: NegotiateProtocol) -> None:
         peer.is_new |= message_id == 0
         self._hosts.negotiated(message_id)
         self.agent.host = self._hosts.host
         if not request.minimum_version <= PROTOCOL_VERSION <= request.maximum_version:
             asked = f"{request.minimum_version} to {request.maximum_version}"
             refusal = UnsupportedVersionError(f"version {PROTOCOL_VERSION} is not in {asked}")
-            await self._send(peer, peer.connection.refuse(message_id, refusal))
+            await peer.send(peer.connection.refuse(message_id, refusal))
             return
         peer.is_negotiated = True
-        await self._send(peer, peer.connection.reply(message_id, _negotiated()))
+        await peer.send(peer.connection.reply(message_id, _negotiated()))
         await self._send_late(peer)
         peer.hears_exits = True
         self._wake()
 
     # -- one request ---------------------------------------------------------------------
 
-    async def _work(self, peer: _Peer, event: RequestReceived, asked: Asked) -> None:
-        """Run a request's handler and send its reply, here or to the host that comes next."""
+    def _begin(self, peer: Peer, event: RequestReceived) -> None:
+        """Answer a request, or have a task do it that waits for what it must."""
+        asked = Asked(self._hosts.host, event.message_id)
+        answer = self._answer(event.request)
+        if not isinstance(answer, Reply):
+            self._at_work += 1
+            self.agent.start_soon(self._work, peer, event, asked, answer)
+            return
+        pending = peer.connection.take(event.message_id)
+        late = LateReply(asked, pending, answer, waited_for(event.request))
+        frame = encode_reply(event.message_id, pending, answer)
+        written = peer.begin(frame)
+        if written == len(frame):
+            self._note_sent(late)
+        else:  # reading goes on: the host may read no reply until it does
+            self._at_work += 1
+            self.agent.start_soon(self._finish, peer, late, written)
+
+    async def _finish(self, peer: Peer, late: LateReply, written: int) -> None:
+        """Send a reply that could not be written at once."""
+        try:
+            if not await self._send_reply(peer, late, written):
+                await self._keep_late(late)
+        finally:
+            self._at_work -= 1
+
+    async def _work(
+        self,
+        peer: Peer,
+        event: RequestReceived,
+        asked: Asked,
+        answer: Awaitable[Reply | None],
+    ) -> None:
+        """Wait for a request's answer and send it, here or to the host that comes next."""
         with self._counting(event.request):
-            reply = await self._answer(event.request)
+            reply = await self._await(event.request, answer)
             pending = peer.connection.take(event.message_id)
             if reply is None:
                 return
@@ -203,29 +216,26 @@ class Bridge:
             if peer is not self._peer or not await self._send_reply(peer, late):
                 await self._keep_late(late)
 
-    async def _answer(self, request: Request[Reply]) -> Reply | None:
-        """Return the reply of the handler, or the error reply for what it raised."""
+    def _answer(self, request: Request[Reply]) -> dispatch.Answer:
+        """Return what the handler does, or the error reply for what it raised."""
+        try:
+            return dispatch.dispatch(self.agent, request)
+        except Exception as error:  # noqa: BLE001 - the one edge
+            return _refusal(request, error)
+
+    async def _await(
+        self, request: Request[Reply], answer: Awaitable[Reply | None]
+    ) -> Reply | None:
+        """Return the reply that comes, or the error reply for what was raised instead."""
         limit = float("inf") if isinstance(request, WaitForProcess) else _REQUEST_TIMEOUT_S
-        name = type(request).__name__
         try:
             with trio.fail_after(limit):
-                return await dispatch.dispatch(self.agent, request)
-        except GcsError as error:
-            reply = error_reply(error, error.hresult)
+                return await answer
         except trio.TooSlowError:
-            reply = error_reply(
-                DeadlineError(f"{name}: not done within {limit:g} s"), Hresult.TIMEOUT
-            )
-        except OSError as error:
-            number = error.errno or errno.EIO
-            error.add_note(errno.errorcode.get(number, str(number)))
-            reply = error_reply(error, Hresult.FAIL)
+            name = type(request).__name__
+            return _refusal(request, DeadlineError(f"{name}: not done within {limit:g} s"))
         except Exception as error:  # noqa: BLE001 - the one edge
-            _log.error("request failed", exc_info=error, extra=fields(request=name))
-            reply = error_reply(error, Hresult.FAIL)
-        members = fields(request=name, cid=request.container_id, error=reply.error_message)
-        _log.info("request refused", extra=members)
-        return reply
+            return _refusal(request, error)
 
     @contextmanager
     def _counting(self, request: Request[Reply]) -> Iterator[None]:
@@ -256,24 +266,19 @@ class Bridge:
 
     # -- sending -------------------------------------------------------------------------
 
-    async def _send(self, peer: _Peer, data: bytes) -> bool:
-        """Write a frame whole; return False when the connection is gone."""
-        try:
-            async with peer.lock:
-                await peer.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            peer.scope.cancel()
-            return False
-        return True
-
-    async def _send_reply(self, peer: _Peer, late: LateReply) -> bool:
-        """Write a reply; whoever has a wait's answer may hear of the container's exit."""
-        data = encode_reply(late.asked.message_id, late.pending, late.reply)
-        is_sent = await self._send(peer, data)
+    async def _send_reply(self, peer: Peer, late: LateReply, written: int = 0) -> bool:
+        """Write a reply, or what is left of it; return False when the connection is gone."""
+        frame = encode_reply(late.asked.message_id, late.pending, late.reply)
+        is_sent = await peer.send(frame, written)
         if is_sent:
+            self._note_sent(late)
+        return is_sent
+
+    def _note_sent(self, late: LateReply) -> None:
+        """Whoever has a wait's answer may hear of the container's exit."""
+        if late.waited_for is not None:
             self._hosts.is_sent(late)
             self._wake()
-        return is_sent
 
     async def _keep_late(self, late: LateReply) -> None:
         """Keep a reply of an old connection until a host is there that waits for it."""
@@ -281,7 +286,7 @@ class Bridge:
         if self._peer is not None and self._peer.is_negotiated:
             await self._send_late(self._peer)
 
-    async def _send_late(self, peer: _Peer) -> None:
+    async def _send_late(self, peer: Peer) -> None:
         """Send what was kept and the present host waits for."""
         for late in self._hosts.take_awaited():
             if not await self._send_reply(peer, late):
@@ -302,10 +307,26 @@ class Bridge:
                     continue
                 if not self._hosts.may_hear_of(notification.container_id):
                     continue
-                is_sent = await self._send(peer, peer.connection.notify(notification))
+                is_sent = await peer.send(peer.connection.notify(notification))
                 if is_sent and notification in self.agent.exits:
                     self.agent.exits.remove(notification)
             await changed.wait()
+
+
+def _refusal(request: Request[Reply], error: Exception) -> Reply:
+    """Return the error reply for what a handler raised, and say that there was one."""
+    name, hresult = type(request).__name__, Hresult.FAIL
+    if isinstance(error, GcsError):
+        hresult = error.hresult
+    elif isinstance(error, OSError):
+        number = error.errno or errno.EIO
+        error.add_note(errno.errorcode.get(number, str(number)))
+    else:
+        _log.error("request failed", exc_info=error, extra=fields(request=name))
+    reply = error_reply(error, hresult)
+    members = fields(request=name, cid=request.container_id, error=reply.error_message)
+    _log.info("request refused", extra=members)
+    return reply
 
 
 def _negotiated() -> NegotiateProtocolReply:

@@ -18,21 +18,23 @@ from gcs.guest.handlers import (
 from gcs.wire import extensions, messages
 from gcs.wire.schema import Reply, Request
 
-__all__ = ["HANDLERS", "Handler", "dispatch"]
+__all__ = ["HANDLERS", "Answer", "Handler", "dispatch"]
 
 Q = TypeVar("Q", bound=Request[Reply])
 
-#: None is no reply at all: the VM is going down.
-Handler = Callable[[Agent, Request[Reply]], Awaitable[Reply | None]]
+#: The reply itself where nothing has to be waited for, else what is to be awaited for it. None
+#: is no reply at all: the VM is going down.
+Answer = Reply | Awaitable[Reply | None]
+Handler = Callable[[Agent, Request[Reply]], Answer]
 Row = tuple[type[Request[Reply]], Handler]
 
 
-def _row(request: type[Q], handler: Callable[[Agent, Q], Awaitable[Reply | None]]) -> Row:
+def _row(request: type[Q], handler: Callable[[Agent, Q], Answer]) -> Row:
     """Pair a handler with the request that it takes; the one place where they are matched."""
 
-    async def answer(agent: Agent, given: Request[Reply]) -> Reply | None:
+    def answer(agent: Agent, given: Request[Reply]) -> Answer:
         assert isinstance(given, request), "the table is looked up by this type"
-        return await handler(agent, given)
+        return handler(agent, given)
 
     return request, answer
 
@@ -60,9 +62,8 @@ HANDLERS: Final[Mapping[type[Request[Reply]], Handler]] = MappingProxyType(
 )
 
 
-async def dispatch(agent: Agent, request: Request[Reply]) -> Reply | None:
-    """Answer a request; whatever it raises is the error edge's."""
+def dispatch(agent: Agent, request: Request[Reply]) -> Answer:
+    """Answer a request, or say what will; whatever it raises is the error edge's."""
     if agent.denies:
         raise UnsupportedError("the initial policy stance is deny: everything is refused")
-    handler = HANDLERS[type(request)]
-    return await handler(agent, request)
+    return HANDLERS[type(request)](agent, request)

@@ -41,7 +41,7 @@ _KILL_GRACE_S = 2.0
 _SYNC_TIMEOUT_S = 10.0
 
 
-async def start(_agent: Agent, _request: Start) -> Reply:
+def start(_agent: Agent, _request: Start) -> Reply:
     """Acknowledge."""
     return Reply()
 

@@ -344,15 +344,16 @@ async def wait(agent: Agent, request: WaitForProcess) -> WaitForProcessReply:
     """Answer when the process has exited and its streams have drained."""
     process = agent.process(request.container_id, request.process_id)
     timeout = request.timeout_in_ms
-    limit = trio.move_on_after(float("inf") if timeout == _NO_TIMEOUT else timeout / 1000)
-    with limit:
-        await process.finished.wait()
+    if not process.finished.is_set():
+        limit = float("inf") if timeout == _NO_TIMEOUT else timeout / 1000
+        with trio.move_on_after(limit):
+            await process.finished.wait()
     if process.exit_status is None or not process.finished.is_set():
         raise DeadlineError(f"process {request.process_id} runs after {timeout} ms")
     return WaitForProcessReply(exit_code=process.exit_status)
 
 
-async def signal_process(agent: Agent, request: SignalProcess) -> Reply:
+def signal_process(agent: Agent, request: SignalProcess) -> Reply:
     """Send a signal to one process."""
     number = request.options.signal or _SIGKILL
     process = agent.process(request.container_id, request.process_id)
@@ -362,7 +363,7 @@ async def signal_process(agent: Agent, request: SignalProcess) -> Reply:
     return Reply()
 
 
-async def resize_console(agent: Agent, request: ResizeConsole) -> Reply:
+def resize_console(agent: Agent, request: ResizeConsole) -> Reply:
     """Set the size of a process's terminal."""
     process = agent.process(request.container_id, request.process_id)
     terminal = process.stdio.terminal if process.stdio else None

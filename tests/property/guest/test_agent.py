@@ -26,7 +26,6 @@ from gcs.errors import (
     RuncError,
     WrongStateError,
 )
-from gcs.guest import dispatch
 from gcs.guest.agent import Agent, State
 from gcs.guest.handlers import create
 from gcs.guest.reaper import Children
@@ -50,6 +49,7 @@ from gcs.wire.messages import (
 )
 from gcs.wire.schema import Reply, Request
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.requests import call
 
 IDS = st.sampled_from(["a", "b", "c"])
 FAILURES = st.sampled_from(["", "", "", "before", "after"])
@@ -100,13 +100,13 @@ class Loop:
 
         return trio.from_thread.run(limited, trio_token=self._token)
 
-    def ask(self, *requests: Request[Reply]) -> list[Reply | GcsError | None]:
+    def call(self, *requests: Request[Reply]) -> list[Reply | GcsError | None]:
         """Make requests at the same time; return the answer to each."""
         answers: list[Reply | GcsError | None] = [None] * len(requests)
 
         async def one(index: int) -> None:
             try:
-                answers[index] = await dispatch.dispatch(self.agent, requests[index])
+                answers[index] = await call(self.agent, requests[index])
             except GcsError as error:
                 answers[index] = error
 
@@ -187,7 +187,7 @@ class AgentMachine(RuleBasedStateMachine):
 
     def expect(self, request: Request[Reply], error: type[GcsError] | None) -> Reply:
         """Make a request; it must succeed, or be refused just so."""
-        (answer,) = self.loop.ask(request)
+        (answer,) = self.loop.call(request)
         if error is None:
             assert isinstance(answer, Reply), answer
             return answer
@@ -205,7 +205,7 @@ class AgentMachine(RuleBasedStateMachine):
         if name not in self.model:
             self.exits = [told for told in self.exits if told[0] != name]
         self.loop.runtime.failure = "" if name in self.model else failure
-        answers = self.loop.ask(*[create_request(name, self.path_of(name))] * times)
+        answers = self.loop.call(*[create_request(name, self.path_of(name))] * times)
         made = [answer for answer in answers if isinstance(answer, Reply)]
         refused = [type(answer) for answer in answers if isinstance(answer, GcsError)]
         assert len(made) + len(refused) == times
@@ -308,7 +308,7 @@ class AgentMachine(RuleBasedStateMachine):
         if failure:
             self.loop.runtime.failure = failure
             self.expect(request, RuncError)
-        answers = self.loop.ask(*[request] * times)
+        answers = self.loop.call(*[request] * times)
         assert [isinstance(a, Reply) for a in answers].count(True) == 1
         assert all(isinstance(a, Reply | ContainerNotFoundError) for a in answers)
         del self.model[name]

@@ -1,9 +1,11 @@
 """The bridge from the guest's side, with a unix socket for its host."""
 
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,12 @@ from gcs.wire.frame import Frame, FrameDecoder, Kind, MessageType
 from gcs.wire.frame import encode as encode_frame
 from gcs.wire.messages import WaitForProcessReply
 
-_NEGOTIATE, _WAIT, _DUMP_STACKS = 11, 6, 12
+_START, _WAIT, _GET_PROPERTIES, _NEGOTIATE, _DUMP_STACKS = 2, 6, 9, 11, 12
+#: Of the VM: answered at once, in a kilobyte.
+_COUNTERS = (
+    b'{"ContainerId":"00000000-0000-0000-0000-000000000000",'
+    b'"Query":"{\\"PropertyTypes\\":[\\"Statistics\\",\\"Memory\\"]}"}'
+)
 _LIMIT = 64 * 1024
 
 
@@ -87,8 +94,11 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("number", "body"), [(_DUMP_STACKS, b"{}"), (_GET_PROPERTIES, _COUNTERS)]
+)
 async def test_a_host_that_does_not_read_piles_up_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, body: bytes
 ) -> None:
     """Requests count until their replies are written; then reading waits for the host."""
     monkeypatch.setattr(connection, "_MAX_REQUESTS", 8)
@@ -99,8 +109,8 @@ async def test_a_host_that_does_not_read_piles_up_nothing(
         async with trio.open_nursery() as nursery:
 
             async def ask() -> None:
-                for number in range(asked):
-                    await host.ask(_DUMP_STACKS, number + 1)
+                for message_id in range(1, asked + 1):
+                    await host.ask(number, message_id, body)
 
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked(0.2)
@@ -127,3 +137,41 @@ async def test_an_exit_never_overtakes_a_wait_of_before(tmp_path: Path) -> None:
         host = await s.accept(5)
         kinds = [(await host.receive()).type.kind for _ in range(3)]
         assert kinds == [Kind.REPLY, Kind.REPLY, Kind.NOTIFICATION]
+
+
+async def test_requests_that_come_together_leave_turns_to_others(tmp_path: Path) -> None:
+    """What is answered at once is not answered all at once."""
+    async with scene(tmp_path) as s:
+        host = await s.accept(0)
+        await host.receive()
+        peer = s.bridge._peer
+        assert peer is not None
+        seen = [peer.received]
+
+        async def look_all_the_time() -> None:
+            while True:
+                seen.append(peer.received)
+                await trio.lowlevel.checkpoint()
+
+        s.agent.nursery.start_soon(look_all_the_time)
+        kind = MessageType(Kind.REQUEST, 1, _START)
+        frames = [encode_frame(Frame(kind, n, b"{}"), _LIMIT) for n in range(1, 51)]
+        await host.stream.send_all(b"".join(frames))
+        assert [(await host.receive()).message_id for _ in frames] == list(range(1, 51))
+        # Turns of the same round come in any order.
+        assert max(after - before for before, after in pairwise(seen)) <= 2
+
+
+async def test_what_can_not_be_answered_at_once_any_more_waits_for_the_host(
+    tmp_path: Path,
+) -> None:
+    """It asks, and is away when the answer is there; when it comes back it gets it."""
+    async with scene(tmp_path) as s:
+        host = await s.accept(0)
+        await host.receive()
+        # Both before the guest has a turn.
+        frame = encode_frame(Frame(MessageType(Kind.REQUEST, 1, _START), 1, b"{}"), _LIMIT)
+        assert os.write(host.stream.socket.fileno(), frame) == len(frame)
+        host.stream.socket.close()
+        host = await s.accept(2)
+        assert [(await host.receive()).message_id for _ in range(2)] == [2, 1]

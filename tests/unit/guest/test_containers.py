@@ -8,7 +8,6 @@ import pytest
 import trio
 import trio.testing
 
-from gcs.guest import dispatch
 from gcs.guest.agent import Agent, State
 from gcs.guest.handlers import create
 from gcs.guest.reaper import Children
@@ -25,6 +24,7 @@ from gcs.wire.messages import (
 )
 from tests.support.cgroups import make_cgroup
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.requests import call
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ async def _start(agent: Agent, folder: Path, pid_namespace: bool = True) -> int:
         oci_bundle_path=str(folder / "bundle"),
         oci_specification=spec,
     )
-    await dispatch.dispatch(agent, Create(container_id="c", container_config=config))
+    await call(agent, Create(container_id="c", container_config=config))
     settings = ExecuteProcessSettings(process_parameters=ProcessParameters())
-    await dispatch.dispatch(agent, ExecuteProcess(container_id="c", settings=settings))
+    await call(agent, ExecuteProcess(container_id="c", settings=settings))
     init = agent.containers["c"].init
     assert init is not None
     return init.pid
@@ -119,7 +119,7 @@ async def test_threads_that_all_hang_keep_nothing_alive(agent: Agent, tmp_path: 
     kill.unlink()
     async with trio.open_nursery() as deletion:
         request = DeleteContainerState(container_id="c")
-        deletion.start_soon(dispatch.dispatch, agent, request)
+        deletion.start_soon(call, agent, request)
         with trio.fail_after(60):
             while not kill.exists():  # noqa: ASYNC110 - a thread's doing
                 await trio.sleep(0.01)
@@ -127,7 +127,7 @@ async def test_threads_that_all_hang_keep_nothing_alive(agent: Agent, tmp_path: 
 
 
 async def test_a_deletion_tells_the_exit_at_once(agent: Agent, tmp_path: Path) -> None:
-    """Nobody can ask for it any more, and the id may be used again."""
+    """Nobody can call for it any more, and the id may be used again."""
     pid = await _start(agent, tmp_path)
     container = agent.containers["c"]
     assert container.init is not None
@@ -135,7 +135,7 @@ async def test_a_deletion_tells_the_exit_at_once(agent: Agent, tmp_path: Path) -
     await container.init.finished.wait()
     assert agent.exits == []
     changed = agent.exits_changed
-    await dispatch.dispatch(agent, DeleteContainerState(container_id="c"))
+    await call(agent, DeleteContainerState(container_id="c"))
     with trio.fail_after(60):
         await changed.wait()
     assert [exit_.container_id for exit_ in agent.exits] == ["c"]
@@ -159,7 +159,7 @@ async def test_a_deletion_tells_of_the_last_kills_for_want_of_memory(
     assert container.init is not None
     _runtime(agent).end(pid, 137)
     await container.init.finished.wait()
-    await dispatch.dispatch(agent, DeleteContainerState(container_id="c"))
+    await call(agent, DeleteContainerState(container_id="c"))
     told = [r for r in caplog.records if r.getMessage() == "container ran out of memory"]
     assert [getattr(r, "fields", {})["cid"] for r in told] == ["c"]
 
@@ -174,6 +174,6 @@ async def test_counters_that_can_not_be_read_delay_no_deletion(
     assert container.init is not None
     _runtime(agent).end(pid, 137)
     await container.init.finished.wait()
-    await dispatch.dispatch(agent, DeleteContainerState(container_id="c"))
+    await call(agent, DeleteContainerState(container_id="c"))
     assert agent.containers == {}
     assert "out-of-memory kills not read" in caplog.text

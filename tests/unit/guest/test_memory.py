@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from gcs.guest import dispatch, memory
+from gcs.guest import memory
 from gcs.guest.agent import Agent
 from gcs.guest.memory import PodMemory, reserve_of
 from gcs.guest.reaper import Children
@@ -22,6 +22,7 @@ from gcs.wire.resource import (
 )
 from gcs.wire.schema import NULL_CONTAINER_ID
 from tests.support.cgroups import MIB
+from tests.support.requests import call
 
 
 @pytest.mark.parametrize(
@@ -95,9 +96,7 @@ async def test_a_host_that_has_changed_the_memory_says_so(
         resource_type=ResourceType.POD_CGROUP_MEMORY_LIMIT,
         settings=PodCgroupMemoryLimit(),
     )
-    await dispatch.dispatch(
-        agent, ModifySettings(container_id=NULL_CONTAINER_ID, request=change)
-    )
+    await call(agent, ModifySettings(container_id=NULL_CONTAINER_ID, request=change))
     assert (pods / "memory.max").read_text() == str(949 * MIB)
 
 

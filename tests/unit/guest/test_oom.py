@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from gcs.guest import dispatch, oom, reads
+from gcs.guest import oom, reads
 from gcs.guest.agent import Agent, Container
 from gcs.guest.kills import Kills
 from gcs.guest.reads import Reads
@@ -21,6 +21,7 @@ from gcs.wire.extensions import OutOfMemory, WaitForOutOfMemory, WaitForOutOfMem
 from gcs.wire.metrics import UNLIMITED
 from gcs.wire.schema import NULL_CONTAINER_ID
 from tests.support.cgroups import MIB, make_cgroup
+from tests.support.requests import call
 
 
 async def test_each_new_kill_is_logged_with_its_container(
@@ -119,7 +120,7 @@ async def ask(agent: Agent, after: int, timeout_in_ms: int = 0) -> tuple[OutOfMe
     request = WaitForOutOfMemory(
         container_id=NULL_CONTAINER_ID, after=after, timeout_in_ms=timeout_in_ms
     )
-    reply = await dispatch.dispatch(agent, request)
+    reply = await call(agent, request)
     assert isinstance(reply, WaitForOutOfMemoryReply)
     return reply.events
 

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from gcs.errors import DeadlineError
-from gcs.guest import dispatch, reads
+from gcs.guest import reads
 from gcs.guest.agent import Agent, Container, State
 from gcs.guest.process import Process
 from gcs.guest.reaper import Children
@@ -28,6 +28,7 @@ from gcs.wire.messages import (
 from gcs.wire.properties import Properties, PropertyQuery
 from gcs.wire.schema import NULL_CONTAINER_ID
 from tests.support.cgroups import MIB, make_cgroup
+from tests.support.requests import call
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
 
 async def read(agent: Agent, *names: str, container: str = "c") -> Properties:
     query = PropertyQuery(property_types=names)
-    reply = await dispatch.dispatch(agent, GetProperties(container_id=container, query=query))
+    reply = await call(agent, GetProperties(container_id=container, query=query))
     assert isinstance(reply, GetPropertiesReply)
     return reply.properties
 
@@ -163,7 +164,7 @@ async def test_a_kill_does_not_wait_for_statistics(
                 nursery.start_soon(read, agent, "Statistics")
             await trio.testing.wait_all_tasks_blocked(0.05)
             with trio.fail_after(60):
-                await dispatch.dispatch(agent, kill)
+                await call(agent, kill)
                 await trio.lowlevel.wait_readable(init.pidfd)
             assert len(nursery.child_tasks) == 5
             nursery.cancel_scope.cancel()
