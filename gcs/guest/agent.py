@@ -36,6 +36,7 @@ from gcs.guest.runc import Runc
 from gcs.guest.spec.fixups import Prepared
 from gcs.guest.stdio import Pipes
 from gcs.guest.transport import Transport
+from gcs.linux.kept import KeptFiles
 from gcs.wire.messages import ContainerNotification, ExitType
 from gcs.wire.schema import NULL_CONTAINER_ID
 
@@ -218,8 +219,10 @@ class Agent:
     stream_threads: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(2 * (os.cpu_count() or 1))
     )
-    #: for reading the VM's own properties
+    #: for reading those of the VM's own properties that may block
     reads: Reads = field(default_factory=lambda: Reads("the VM"))
+    #: for reading the others
+    kept: KeptFiles = field(default_factory=KeptFiles)
     #: for what may hang on a device: nothing else waits for these threads
     storage_threads: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(_STORAGE_THREADS)

@@ -114,8 +114,8 @@ async def watch_own(threshold: int) -> None:
     """Say each time the agent's cgroup comes to have more memory than this; until cancelled."""
     above = False
     while threshold > 0:
-        text = cgroup.read(_OWN, "memory.current").strip()
-        usage = int(text) if text.isdigit() else 0
+        number = cgroup.read(_OWN, "memory.current").strip()
+        usage = int(number) if number.isdigit() else 0
         if usage > threshold and not above:
             members = fields(cgroup=_OWN, thresholdBytes=threshold, memoryUsage=usage)
             _log.warning("memory usage for cgroup exceeded threshold", extra=members)

@@ -1,18 +1,22 @@
 """A cgroup's files as the statistics document that hosts read.
 
-Missing files count as zeros: which there are depends on the kernel's controllers. Everything
-here blocks and is read-only, so it runs in threads of its own, and may be given up.
+Missing files count as zeros: which there are depends on the kernel's controllers. All of it is
+read-only. What is read of a container's cgroup blocks, so that runs in threads of its own, and
+may be given up. The VM's own counters never do: nobody adds to them but the kernel, which holds
+no lock for longer than it counts.
 
 Source: PROTOCOL.md, "Metrics"; Documentation/admin-guide/cgroup-v2.rst.
 Needs: CONFIG_CGROUP_HUGETLB
 """
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
-from pathlib import Path
 
 from gcs.linux import cgroup, procfs
+from gcs.linux.kept import KeptFiles
 from gcs.wire.metrics import (
     UNLIMITED,
     BlkioEntry,
@@ -29,121 +33,147 @@ from gcs.wire.metrics import (
     Throttling,
 )
 
-__all__ = ["memory_limit", "metrics", "oom_kills"]
+__all__ = ["memory_limit", "metrics", "of_vm", "oom_kills"]
 
 #: As io.stat names a device.
-_DEVICE = re.compile(r"[0-9]{1,10}:[0-9]{1,10}")
+_DEVICE = re.compile(rb"[0-9]{1,10}:[0-9]{1,10}")
 _NANOSECONDS = 1000  # per microsecond, cgroup v2's unit of time
 #: A reply is one frame of 65,536 bytes. A device has up to six entries of 110 bytes each and an
 #: interface takes 230, quotes doubled: 40 of each are 36,000.
 _MAX_DEVICES = 40
 _MAX_INTERFACES = 40
 
-#: Member of MemoryStat ← key of memory.stat.
-_MEMORY_KEYS = {
-    "cache": "file",
-    "rss": "anon",
-    "rss_huge": "anon_thp",
-    "mapped_file": "file_mapped",
-    "dirty": "file_dirty",
-    "writeback": "file_writeback",
-    "pg_fault": "pgfault",
-    "pg_maj_fault": "pgmajfault",
-    "inactive_anon": "inactive_anon",
-    "active_anon": "active_anon",
-    "inactive_file": "inactive_file",
-    "active_file": "active_file",
-    "unevictable": "unevictable",
-}
+#: Key of memory.stat → members of MemoryStat. cgroup v2 counts with everything below, so v1's
+#: two sets are one.
+_MEMORY_KEYS = tuple(
+    (key, member, f"total_{member}")
+    for key, member in (
+        (b"file", "cache"),
+        (b"anon", "rss"),
+        (b"anon_thp", "rss_huge"),
+        (b"file_mapped", "mapped_file"),
+        (b"file_dirty", "dirty"),
+        (b"file_writeback", "writeback"),
+        (b"pgfault", "pg_fault"),
+        (b"pgmajfault", "pg_maj_fault"),
+        (b"inactive_anon", "inactive_anon"),
+        (b"active_anon", "active_anon"),
+        (b"inactive_file", "inactive_file"),
+        (b"active_file", "active_file"),
+        (b"unevictable", "unevictable"),
+    )
+)
 #: Key of io.stat → (member of BlkioStat, operation).
-_BYTES = {"rbytes": "Read", "wbytes": "Write", "dbytes": "Discard"}
-_OPERATIONS = {"rios": "Read", "wios": "Write", "dios": "Discard"}
+_BYTES = {b"rbytes": "Read", b"wbytes": "Write", b"dbytes": "Discard"}
+_OPERATIONS = {b"rios": "Read", b"wios": "Write", b"dios": "Discard"}
+
+#: Returns what a file of a cgroup has, nothing when there is none.
+Read = Callable[[str], bytes]
 
 
 def metrics(group: str, pid: int | None) -> Metrics:
     """Return the statistics of a cgroup, and of the network namespace that a process is in."""
+    interfaces = procfs.interfaces(pid) if pid is not None else ()
+    return _metrics(partial(cgroup.read, group), interfaces, _hugetlb(group))
+
+
+def of_vm(kept: KeptFiles) -> Metrics:
+    """Return the statistics of all cgroups together, and of the VM's own network."""
+    # Its root cgroup has no files for huge pages.
+    return _metrics(
+        lambda name: kept.read(f"{cgroup.ROOT}/{name}"), procfs.own_interfaces(kept), ()
+    )
+
+
+def _metrics(
+    read: Read, interfaces: Iterable[procfs.Interface], hugetlb: Iterable[HugetlbStat]
+) -> Metrics:
+    events = _table(read("memory.events"))
     return Metrics(
-        hugetlb=tuple(_hugetlb(group)),
-        pids=PidsStat(current=_number(group, "pids.current"), limit=_number(group, "pids.max")),
-        cpu=_cpu(_table(group, "cpu.stat")),
-        memory=_memory(group),
-        blkio=_blkio(group),
-        network=_network(pid) if pid is not None else (),
-        memory_oom_control=_oom_control(group),
+        hugetlb=tuple(hugetlb),
+        pids=PidsStat(
+            current=_parse(read("pids.current")),
+            limit=_parse(read("pids.max")),
+        ),
+        cpu=_cpu(_table(read("cpu.stat"))),
+        memory=_memory(read, events),
+        blkio=_blkio(read("io.stat")),
+        network=_network(interfaces),
+        memory_oom_control=(
+            MemoryOomControl(oom_kill=_count(events, b"oom_kill")) if events else None
+        ),
     )
 
 
 def oom_kills(group: str) -> int:
     """Return how many processes the kernel has killed in a cgroup for want of memory."""
-    return _table(group, "memory.events").get("oom_kill", 0)
+    return _count(_table(cgroup.read(group, "memory.events")), b"oom_kill")
 
 
 def memory_limit(group: str) -> int:
     """Return the limit of a cgroup's memory in bytes, UNLIMITED without one."""
-    return _number(group, "memory.max")
+    return _parse(cgroup.read(group, "memory.max"))
 
 
-def _number(group: str, name: str) -> int:
-    return _parse(cgroup.read(group, name).strip())
+def _parse(word: bytes) -> int:
+    """Return a number that the wire can carry; 0 for what is none."""
+    try:
+        return max(0, min(int(word), UNLIMITED))
+    except ValueError:
+        return UNLIMITED if word.strip() == b"max" else 0
 
 
-def _parse(text: str) -> int:
-    if text == "max":
-        return UNLIMITED
-    return min(int(text), UNLIMITED) if text.isascii() and text.isdigit() else 0
-
-
-def _table(group: str, name: str) -> Mapping[str, int]:
+def _table(text: bytes) -> Mapping[bytes, bytes]:
     """Return a file of lines `key number`; a line that is something else is passed over."""
-    pairs = (line.split() for line in cgroup.read(group, name).splitlines())
-    return {pair[0]: _parse(pair[1]) for pair in pairs if len(pair) == 2}
+    pairs = map(bytes.split, text.splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
-def _cpu(stat: Mapping[str, int]) -> CpuStat:
-    def time(key: str) -> int:
-        return min(stat.get(key, 0) * _NANOSECONDS, UNLIMITED)
+def _count(table: Mapping[bytes, bytes], key: bytes) -> int:
+    return _parse(table.get(key, b"0"))
+
+
+def _cpu(stat: Mapping[bytes, bytes]) -> CpuStat:
+    def time(key: bytes) -> int:
+        return min(_count(stat, key) * _NANOSECONDS, UNLIMITED)
 
     return CpuStat(
         usage=CpuUsage(
-            total=time("usage_usec"), kernel=time("system_usec"), user=time("user_usec")
+            total=time(b"usage_usec"), kernel=time(b"system_usec"), user=time(b"user_usec")
         ),
         throttling=Throttling(
-            periods=stat.get("nr_periods", 0),
-            throttled_periods=stat.get("nr_throttled", 0),
-            throttled_time=time("throttled_usec"),
+            periods=_count(stat, b"nr_periods"),
+            throttled_periods=_count(stat, b"nr_throttled"),
+            throttled_time=time(b"throttled_usec"),
         ),
     )
 
 
-def _memory(group: str) -> MemoryStat:
-    stat = _table(group, "memory.stat")
-    counters = {member: stat.get(key, 0) for member, key in _MEMORY_KEYS.items()}
-    # cgroup v2 counts with everything below, so v1's two sets are one.
-    both = counters | {f"total_{member}": value for member, value in counters.items()}
-    usage, swap = _entry(group, "memory"), _entry(group, "memory.swap")
+def _memory(read: Read, events: Mapping[bytes, bytes]) -> MemoryStat:
+    stat = _table(read("memory.stat"))
+    counters = dict[str, int]()
+    for key, member, total in _MEMORY_KEYS:
+        counters[member] = counters[total] = _count(stat, key)
+    usage = _entry(read, "memory", events)
+    swap = _entry(read, "memory.swap", _table(read("memory.swap.events")))
     return MemoryStat(
-        **both,
+        **counters,
         hierarchical_memory_limit=usage.limit,
         hierarchical_swap_limit=swap.limit,
         usage=usage,
         swap=swap,
-        kernel=MemoryEntry(usage=stat.get("kernel_stack", 0)),
-        kernel_tcp=MemoryEntry(usage=stat.get("sock", 0)),
+        kernel=MemoryEntry(usage=_count(stat, b"kernel_stack")),
+        kernel_tcp=MemoryEntry(usage=_count(stat, b"sock")),
     )
 
 
-def _entry(group: str, prefix: str) -> MemoryEntry:
+def _entry(read: Read, prefix: str, events: Mapping[bytes, bytes]) -> MemoryEntry:
     return MemoryEntry(
-        limit=_number(group, f"{prefix}.max"),
-        usage=_number(group, f"{prefix}.current"),
-        max=_number(group, f"{prefix}.peak"),
-        failcnt=_table(group, f"{prefix}.events").get("max", 0),
+        limit=_parse(read(f"{prefix}.max")),
+        usage=_parse(read(f"{prefix}.current")),
+        max=_parse(read(f"{prefix}.peak")),
+        failcnt=_count(events, b"max"),
     )
-
-
-def _oom_control(group: str) -> MemoryOomControl | None:
-    events = _table(group, "memory.events")
-    return MemoryOomControl(oom_kill=events.get("oom_kill", 0)) if events else None
 
 
 def _hugetlb(group: str) -> Iterator[HugetlbStat]:
@@ -151,46 +181,44 @@ def _hugetlb(group: str) -> Iterator[HugetlbStat]:
         size = path.name.split(".")[1]
         prefix = f"hugetlb.{size}"
         yield HugetlbStat(
-            usage=_number(group, f"{prefix}.current"),
-            max=_number(group, f"{prefix}.max"),
-            failcnt=_table(group, f"{prefix}.events").get("max", 0),
+            usage=_parse(cgroup.read(group, f"{prefix}.current")),
+            max=_parse(cgroup.read(group, f"{prefix}.max")),
+            failcnt=_count(_table(cgroup.read(group, f"{prefix}.events")), b"max"),
             pagesize=size,
         )
 
 
-def _blkio(group: str) -> BlkioStat:
+def _blkio(text: bytes) -> BlkioStat:
     """Read io.stat: lines `major:minor key=number…`."""
-    lines = [line.split() for line in cgroup.read(group, "io.stat").splitlines()]
+    lines = map(bytes.split, text.splitlines())
     named = (line for line in lines if len(line) > 1 and _DEVICE.fullmatch(line[0]))
-    devices = list(islice(named, _MAX_DEVICES))
-    return BlkioStat(
-        io_service_bytes_recursive=tuple(_io_entries(devices, _BYTES)),
-        io_serviced_recursive=tuple(_io_entries(devices, _OPERATIONS)),
-    )
-
-
-def _io_entries(devices: list[list[str]], names: Mapping[str, str]) -> Iterator[BlkioEntry]:
-    for number, *words in devices:
-        major, _, minor = number.partition(":")
-        counters = dict(word.split("=", 1) for word in words if "=" in word)
-        for key, operation in names.items():
-            yield BlkioEntry(
-                op=operation,
-                device=_device(number),
-                major=_parse(major),
-                minor=_parse(minor),
-                value=_parse(counters.get(key, "")),
+    moved, done = list[BlkioEntry](), list[BlkioEntry]()
+    for number, *words in islice(named, _MAX_DEVICES):
+        device = _device(number.decode())
+        major, _, minor = number.partition(b":")
+        counters = dict(word.split(b"=", 1) for word in words if b"=" in word)
+        for names, entries in ((_BYTES, moved), (_OPERATIONS, done)):
+            entries += (
+                BlkioEntry(
+                    op=operation,
+                    device=device,
+                    major=_parse(major),
+                    minor=_parse(minor),
+                    value=_count(counters, key),
+                )
+                for key, operation in names.items()
             )
+    return BlkioStat(io_service_bytes_recursive=tuple(moved), io_serviced_recursive=tuple(done))
 
 
 def _device(number: str) -> str:
     try:
-        return f"/dev/{(Path('/sys/dev/block') / number).readlink().name}"
+        return f"/dev/{os.readlink(f'/sys/dev/block/{number}').rpartition('/')[2]}"  # noqa: PTH115
     except OSError:  # unplugged meanwhile, or no device at all
         return ""
 
 
-def _network(pid: int) -> tuple[NetworkStat, ...]:
+def _network(interfaces: Iterable[procfs.Interface]) -> tuple[NetworkStat, ...]:
     return tuple(
         NetworkStat(
             name=one.name,
@@ -203,6 +231,6 @@ def _network(pid: int) -> tuple[NetworkStat, ...]:
             tx_errors=one.sent[2],
             tx_dropped=one.sent[3],
         )
-        for one in procfs.interfaces(pid)[:_MAX_INTERFACES]
+        for one in islice(interfaces, _MAX_INTERFACES)
         if one.name != "lo"
     )

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gcs.linux.kept import KeptFiles
+
 __all__ = [
     "Interface",
     "Memory",
@@ -24,6 +26,7 @@ __all__ = [
     "clock_ticks",
     "interfaces",
     "memory",
+    "own_interfaces",
     "pid_namespace",
     "processes",
     "set_core_pattern",
@@ -137,19 +140,24 @@ class Memory:
     swap_free: int
 
 
-def memory(proc: Path = PROC) -> Memory:
+def memory(kept: KeptFiles, proc: Path = PROC) -> Memory:
     """Return how the VM's memory is used now; it never blocks. Raises OSError."""
-    lines = (proc / "meminfo").read_text().splitlines()
-    kibibytes = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
+    text = kept.read(f"{proc}/meminfo")
     return Memory(
-        total=kibibytes["MemTotal"] * 1024,
-        available=kibibytes["MemAvailable"] * 1024,
-        free=kibibytes["MemFree"] * 1024,
+        total=_kibibytes(text, b"MemTotal:"),
+        available=_kibibytes(text, b"MemAvailable:"),
+        free=_kibibytes(text, b"MemFree:"),
         # The kernel's own caches are given up for programs just as those of files are.
-        cached=(kibibytes["Cached"] + kibibytes["SReclaimable"]) * 1024,
-        swap_total=kibibytes["SwapTotal"] * 1024,
-        swap_free=kibibytes["SwapFree"] * 1024,
+        cached=_kibibytes(text, b"\nCached:") + _kibibytes(text, b"SReclaimable:"),
+        swap_total=_kibibytes(text, b"SwapTotal:"),
+        swap_free=_kibibytes(text, b"SwapFree:"),
     )
+
+
+def _kibibytes(text: bytes, label: bytes) -> int:
+    """Return the bytes of a line `label number kB`."""
+    begin = text.index(label) + len(label)
+    return int(text[begin : text.index(b" kB", begin)]) * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +172,25 @@ class Interface:
 def interfaces(pid: int, proc: Path = PROC) -> tuple[Interface, ...]:
     """Return the interfaces of a process's network namespace; none when it has exited."""
     try:
-        text = (proc / str(pid) / "net/dev").read_text(errors="replace")
+        text = (proc / str(pid) / "net/dev").read_bytes()
     except OSError:  # a zombie has no namespaces any more: EINVAL
         return ()
+    return _interfaces(text)
+
+
+def own_interfaces(kept: KeptFiles) -> tuple[Interface, ...]:
+    """Return the interfaces of the namespace that this process is in; it never blocks."""
+    return _interfaces(kept.read(f"{PROC}/self/net/dev"))
+
+
+def _interfaces(text: bytes) -> tuple[Interface, ...]:
     found = []
     for line in text.splitlines()[2:]:
-        name, _, counters = line.rpartition(":")
+        name, _, counters = line.rpartition(b":")
         numbers = list(map(int, counters.split()))
         received = (numbers[0], numbers[1], numbers[2], numbers[3])
         sent = (numbers[8], numbers[9], numbers[10], numbers[11])
-        found.append(Interface(name.strip(), received, sent))
+        found.append(Interface(name.strip().decode(errors="replace"), received, sent))
     return tuple(found)
 
 

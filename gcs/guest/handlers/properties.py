@@ -1,16 +1,21 @@
 """GetProperties, of containers and of the VM itself.
 
-What the kernel has to count first is read in threads that nothing else uses, and a read that
-takes too long is given up: it changes nothing, and a kernel that is slow to count must keep no
-container from being killed, and no other property from being read.
+The VM's own counters are read at once, from files that are kept open. Lists of processes, and
+what a container's cgroup has, are read in threads that nothing else uses, and a read that takes
+too long is given up: it changes nothing, and must keep no container from being killed, and no
+other property from being read.
 """
 
 import os
+from collections.abc import Awaitable, Collection
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from gcs.guest import statistics
 from gcs.guest.agent import Agent, Container
 from gcs.linux import cgroup, procfs
+from gcs.linux.kept import KeptFiles
 from gcs.wire.messages import GetProperties, GetPropertiesReply
 from gcs.wire.properties import (
     ProcessDetails,
@@ -35,17 +40,19 @@ _MAX_NAME = 32
 _TICKS = 10_000_000
 
 
-async def get_properties(agent: Agent, request: GetProperties) -> GetPropertiesReply:
+def get_properties(
+    agent: Agent, request: GetProperties
+) -> GetPropertiesReply | Awaitable[GetPropertiesReply]:
     """Return the properties that were asked for; unknown names are left out."""
-    wanted = frozenset(request.query.property_types)
-    if request.container_id == NULL_CONTAINER_ID:
-        properties = await _of_vm(agent, wanted)
-    else:
-        properties = await _of_container(agent.container(request.container_id), wanted)
-    return GetPropertiesReply(properties=properties)
+    wanted = request.query.property_types
+    if request.container_id != NULL_CONTAINER_ID:
+        return _of_container(agent.container(request.container_id), wanted)
+    if PropertyType.PROCESS_LIST in wanted:
+        return _of_vm(agent, wanted)
+    return GetPropertiesReply(properties=_counters(agent, wanted))
 
 
-async def _of_container(container: Container, wanted: frozenset[str]) -> Properties:
+async def _of_container(container: Container, wanted: Collection[str]) -> GetPropertiesReply:
     read, group = container.reads.run, container.cgroup
     listed: tuple[ProcessDetails, ...] = ()
     metrics = None
@@ -57,23 +64,25 @@ async def _of_container(container: Container, wanted: frozenset[str]) -> Propert
         init = container.init
         pid = init.pid if init is not None and init.exit_status is None else None
         metrics = await read(PropertyType.STATISTICS, lambda: statistics.metrics(group, pid))
-    return Properties(process_list=listed, lcow_metrics=metrics)
+    return GetPropertiesReply(properties=Properties(process_list=listed, lcow_metrics=metrics))
 
 
-async def _of_vm(agent: Agent, wanted: frozenset[str]) -> Properties:
-    read, limit = agent.reads.run, agent.pod_memory.limit or 0
-    listed: tuple[ProcessDetails, ...] = ()
-    metrics = None
-    if PropertyType.PROCESS_LIST in wanted:
-        listed = await read(PropertyType.PROCESS_LIST, lambda: _bounded(procfs.processes()))
-    if PropertyType.STATISTICS in wanted:
-        metrics = await read(
-            PropertyType.STATISTICS, lambda: statistics.metrics("/", os.getpid())
-        )
-    # These two are counters that the kernel has at hand: a thread would cost more than they do.
-    memory = _memory(limit) if PropertyType.MEMORY in wanted else None
-    load = _load() if PropertyType.LOAD in wanted else None
-    return Properties(process_list=listed, lcow_metrics=metrics, memory=memory, load=load)
+async def _of_vm(agent: Agent, wanted: Collection[str]) -> GetPropertiesReply:
+    listed = await agent.reads.run(
+        PropertyType.PROCESS_LIST, lambda: _bounded(procfs.processes())
+    )
+    properties = replace(_counters(agent, wanted), process_list=listed)
+    return GetPropertiesReply(properties=properties)
+
+
+def _counters(agent: Agent, wanted: Collection[str]) -> Properties:
+    """Read what the kernel has at hand: a thread would cost more than that does."""
+    kept, limit = agent.kept, agent.pod_memory.limit or 0
+    return Properties(
+        lcow_metrics=statistics.of_vm(kept) if PropertyType.STATISTICS in wanted else None,
+        memory=_memory(kept, limit) if PropertyType.MEMORY in wanted else None,
+        load=_load() if PropertyType.LOAD in wanted else None,
+    )
 
 
 def _process_list(pids: tuple[int, ...]) -> tuple[ProcessDetails, ...]:
@@ -106,8 +115,8 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _memory(limit: int) -> VmMemory:
-    now = procfs.memory()
+def _memory(kept: KeptFiles, limit: int) -> VmMemory:
+    now = procfs.memory(kept)
     return VmMemory(
         total_bytes=now.total,
         available_bytes=now.available,
@@ -125,5 +134,6 @@ def _load() -> VmLoad:
         one_minute=one,
         five_minutes=five,
         fifteen_minutes=fifteen,
-        processors=os.cpu_count() or 0,
+        # Of the agent, which may use all of them: cpu_count() would read a file of sysfs.
+        processors=len(os.sched_getaffinity(0)),
     )

@@ -91,6 +91,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             finally:
                 for sock in made.accepted:
                     sock.close()
+                agent.kept.close()
             nursery.cancel_scope.cancel()
 
 

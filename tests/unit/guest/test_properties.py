@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from gcs.errors import DeadlineError
-from gcs.guest import reads
+from gcs.guest import dispatch, reads
 from gcs.guest.agent import Agent, Container, State
 from gcs.guest.process import Process
 from gcs.guest.reaper import Children
@@ -34,7 +34,7 @@ from tests.support.requests import call
 @pytest.fixture
 async def agent(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Agent:
+) -> AsyncIterator[Agent]:
     """Return an agent with a container `c` whose cgroup is made up."""
     monkeypatch.setattr(cgroup, "ROOT", tmp_path)
     make_cgroup(tmp_path / "pods/c")
@@ -43,7 +43,8 @@ async def agent(
     agent.containers["c"] = Container(
         "c", "/run/c", "", activity_id="", state=State.RUNNING, cgroup="/pods/c"
     )
-    return agent
+    yield agent
+    agent.kept.close()
 
 
 @pytest.fixture
@@ -124,6 +125,22 @@ async def test_the_vm_itself_has_properties(agent: Agent) -> None:
     assert found.load is not None
     assert found.load.processors == os.cpu_count()
     assert found.lcow_metrics is not None
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
+async def test_the_vm_s_counters_need_no_waiting_and_few_descriptors(agent: Agent) -> None:
+    """They are read at once, whoever else reads, from files that are opened the first time."""
+    names = ("Statistics", "Memory", "Load")
+    await read(agent, *names, container=NULL_CONTAINER_ID)
+    before = descriptors()
+    query = PropertyQuery(property_types=names)
+    request = GetProperties(container_id=NULL_CONTAINER_ID, query=query)
+    for _ in range(50):
+        assert isinstance(dispatch.dispatch(agent, request), GetPropertiesReply)
+    assert descriptors() == before
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gcs.guest import statistics
 from gcs.linux import cgroup
+from gcs.linux.kept import KeptFiles
 from gcs.wire.codec import Encoding
 from gcs.wire.connection import Pending, encode_reply
 from gcs.wire.frame import MAX_GUEST_FRAME, Category, Kind, MessageType
@@ -88,6 +90,21 @@ def test_what_is_not_there_is_zero(root: Path) -> None:
     assert odd.memory is not None
     assert odd.memory.rss == odd.memory.cache == 0
     assert odd.pids == PidsStat(current=9)
+
+
+def test_the_vm_s_are_those_of_the_root_cgroup(root: Path) -> None:
+    """And of the agent's own network; the kernel counts no huge pages there."""
+    make_cgroup(root)
+    kept = KeptFiles()
+    for usage in (30, 31):
+        (root / "cpu.stat").write_text(f"usage_usec {usage}\n")
+        found = statistics.of_vm(kept)
+        assert found.cpu is not None
+        assert found.cpu.usage.total == usage * 1000
+        expected = statistics.metrics("/", os.getpid())
+        assert [one.name for one in found.network] == [one.name for one in expected.network]
+        assert replace(found, network=()) == replace(expected, network=(), hugetlb=())
+    kept.close()
 
 
 def test_the_network_is_that_of_the_process(root: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gcs.linux import procfs
+from gcs.linux.kept import KeptFiles
 
 
 @contextmanager
@@ -89,8 +90,12 @@ def test_memory_is_told_in_bytes_and_free_can_be_got(tmp_path: Path) -> None:
     names = ("MemTotal", "MemFree", "MemAvailable", "Cached", "SwapTotal", "SwapFree")
     lines = [f"{name}:   {number} kB" for number, name in enumerate(names, 1)]
     lines += ["SReclaimable:  10 kB", "HugePages_Total:   0", "Hugepagesize:   2048 kB"]
+    lines.insert(2, "SwapCached:   7 kB")
     (tmp_path / "meminfo").write_text("\n".join(lines) + "\n")
-    assert procfs.memory(tmp_path) == procfs.Memory(
+    kept = KeptFiles()
+    found = procfs.memory(kept, tmp_path)
+    kept.close()
+    assert found == procfs.Memory(
         total=1024,
         free=2048,
         available=3072,
