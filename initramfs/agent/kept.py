@@ -1,20 +1,26 @@
-"""Give dataclasses and attrs the code of methods that they have had compiled before.
+"""Give those who write code as text what has been compiled of it before.
 
-Both write methods as text and have it compiled, whenever the agent starts: a sixth of its
-imports. The image has the code by the text, as it was when the image was made; what is not
-there is compiled as ever. `initramfs/recipes/keep.py` makes the file.
+Dataclasses, attrs and named tuples write methods as text and have it compiled, whenever the
+agent starts: a sixth of its imports. The image has the code by the text, as it was when the
+image was made; what is not there is compiled as ever. `initramfs/recipes/keep.py` makes the
+file.
+
+An agent that compiles nothing has no classes for the nodes of syntax trees either, which the
+interpreter makes with the first text: a quarter of a megabyte.
 """
 
 import builtins
+import collections
 import dataclasses
 import linecache
 import marshal
+import typing
 from types import CodeType
 from zlib import crc32
 
 __all__ = ["forget", "use"]
 
-_COMPILE = compile
+_COMPILE, _HASH = compile, hash
 _PLACE = "/usr/lib/gcs/kept.bin"
 
 
@@ -31,28 +37,43 @@ def use() -> None:
     # pathlib has not been imported yet; the file is a part of the image, as the modules are.
     with open(_PLACE, "rb") as file:  # noqa: PTH123
         _Kept.places, _Kept.data = marshal.load(file)  # noqa: S302
-    # attrs uses itself while it is imported; nothing else that comes with it compiles anything.
-    vars(builtins)["compile"] = _compile
-    from attr import _make
-
-    vars(builtins)["compile"] = _COMPILE
     # A global of their modules goes before what is built in, for them alone.
     vars(dataclasses)["exec"] = _execute
-    vars(_make)["compile"] = _compile
+    vars(collections)["eval"] = _evaluate
+    vars(typing)["compile"] = _compile
+    # attrs uses itself while it is imported; nothing else that comes with it compiles anything.
+    vars(builtins).update(compile=_compile, hash=_same_hash)
+    from attr import _make
+
+    vars(builtins).update(compile=_COMPILE, hash=_HASH)
+    vars(_make).update(compile=_compile, hash=_same_hash)
 
 
 def forget() -> None:
-    """Leave both modules as they were, and give the memory back."""
+    """Leave the modules as they were, and give the memory back."""
     from attr import _make
 
-    del vars(dataclasses)["exec"], vars(_make)["compile"]
+    del vars(dataclasses)["exec"], vars(collections)["eval"], vars(typing)["compile"]
+    del vars(_make)["compile"], vars(_make)["hash"]
     del _Kept.places, _Kept.data
     # attrs has its texts kept for tracebacks: a quarter of a megabyte that nobody reads.
     linecache.clearcache()
 
 
+def _same_hash(name: str) -> int:
+    """Return the number of a class's name that attrs writes into its texts.
+
+    The interpreter's own is another one in each process, and so would be the text.
+    """
+    return crc32(name.encode())
+
+
 def _execute(text: str, variables: dict[str, object], results: dict[str, object]) -> None:
     exec(_find(text) or text, variables, results)  # noqa: S102 - dataclasses' own
+
+
+def _evaluate(text: str, variables: dict[str, object]) -> object:
+    return eval(_find(text) or text, variables)  # noqa: S307 - namedtuple's own
 
 
 def _compile(text: str, name: str, mode: str) -> CodeType:

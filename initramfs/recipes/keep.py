@@ -21,7 +21,7 @@ sys.path[:] = [
     f"{root}/usr/lib/{place}" for place in ("gcs", "python3.11", "python3.11/lib-dynload")
 ]
 codes: "dict[str, CodeType]" = {}
-real_compile = compile
+real_compile, real_hash = compile, hash
 
 
 def execute(text: str, variables: dict[str, object], results: dict[str, object]) -> None:
@@ -30,19 +30,32 @@ def execute(text: str, variables: dict[str, object], results: dict[str, object])
     builtins.exec(codes[text], variables, results)  # noqa: S102 - dataclasses' own
 
 
+def evaluate(text: str, variables: dict[str, object]) -> object:
+    """Be namedtuple's eval()."""
+    codes[text] = real_compile(text, "<string>", "eval", dont_inherit=True)
+    return builtins.eval(codes[text], variables)  # noqa: S307 - namedtuple's own
+
+
 def compile_text(text: str, name: str, mode: str, **more: bool) -> "CodeType":
-    """Be compile(), which attrs calls with three arguments, and what imports with more."""
+    """Be compile(): attrs and typing call it with three arguments, what imports with more."""
     if more:
         return real_compile(text, name, mode, 0, more["dont_inherit"])
     codes[f"{name}\0{text}"] = real_compile(text, name, mode, dont_inherit=True)
     return codes[f"{name}\0{text}"]
 
 
+def same_hash(name: str) -> int:
+    """Be hash(), whose numbers attrs writes into its texts; kept.py has the same."""
+    return zlib.crc32(name.encode())
+
+
 vars(__import__("dataclasses"))["exec"] = execute
-vars(builtins)["compile"] = compile_text
+vars(__import__("collections"))["eval"] = evaluate
+vars(__import__("typing"))["compile"] = compile_text
+vars(builtins).update(compile=compile_text, hash=same_hash)
 make = __import__("attr._make", fromlist=["_make"])
-vars(builtins)["compile"] = real_compile
-vars(make)["compile"] = compile_text
+vars(builtins).update(compile=real_compile, hash=real_hash)
+vars(make).update(compile=compile_text, hash=same_hash)
 for name in ("gcs.guest.main", *others):
     __import__(name)
 places, data = {}, b""

@@ -1,15 +1,41 @@
 """The code that is made with the image and taken at the agent's start."""
 
+import collections
 import dataclasses
 import importlib.util
 import marshal
 import subprocess
 import sys
 import sysconfig
+import typing
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from attr import _make
+
+#: Starts the agent as its launcher does; prints what is compiled on the way all the same.
+_START = """
+import sys
+sys.path[:] = [f"{sys.argv[1]}/usr/lib/{place}" for place in ("gcs", "python3.11")]
+sys.path += [f"{sys.path[1]}/lib-dynload", sys.argv[2]]
+import kept
+kept._PLACE = f"{sys.argv[1]}/kept.bin"
+find = kept._find
+def looked_for(text):
+    code = find(text)
+    if code is None:
+        print("not kept:", text)
+    return code
+kept._find = looked_for
+def audit(event, arguments):
+    if event == "compile" and str(arguments[1]).startswith("<"):
+        print("compiled:", arguments)
+sys.addaudithook(audit)
+kept.use()
+import gcs.guest.main
+kept.forget()
+"""
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -54,6 +80,12 @@ def test_a_text_gets_its_own_code_and_any_other_none(made: Path) -> None:
         module.forget()
 
 
+def test_an_agent_that_starts_compiles_nothing(made: Path) -> None:
+    """Not what has a hash of a name in it either, which is another number each time."""
+    argv = (sys.executable, "-sSBc", _START, str(made.parent), str(REPO / "initramfs/agent"))
+    assert subprocess.run(argv, capture_output=True, check=True, text=True).stdout == ""
+
+
 def test_a_dataclass_is_the_same_whether_its_code_is_kept_or_not(made: Path) -> None:
     module = kept(made)
     module.use()
@@ -63,8 +95,10 @@ def test_a_dataclass_is_the_same_whether_its_code_is_kept_or_not(made: Path) -> 
         module.forget()
     assert repr(one(1)) == repr(dataclasses.make_dataclass("One", [("x", int)])(1))
     assert one(1) == one(1)
-    # Both modules are as they were.
+    # The modules are as they were.
     assert "exec" not in vars(dataclasses)
+    assert "eval" not in vars(collections)
+    assert not {"compile", "hash"} & {*vars(typing), *vars(_make)}
 
 
 def test_an_agent_that_cannot_be_imported_makes_nothing(tmp_path: Path) -> None:
