@@ -71,6 +71,8 @@ class Bridge:
     """The agent's one connection, made again whenever it is lost."""
 
     agent: Agent
+    #: set for good when the first host has been answered
+    has_negotiated: trio.Event = field(default_factory=trio.Event)
     _peer: Peer | None = None
     _hosts: Hosts = field(default_factory=Hosts)
     #: requests whose replies are not written, of all connections
@@ -166,6 +168,7 @@ class Bridge:
         peer.is_negotiated = True
         await peer.send(peer.connection.reply(message_id, _negotiated()))
         await self._send_late(peer)
+        self.has_negotiated.set()
         peer.hears_exits = True
         self._wake()
 

@@ -39,24 +39,51 @@ def _row(request: type[Q], handler: Callable[[Agent, Q], Answer]) -> Row:
     return request, answer
 
 
-#: Every request but NegotiateProtocol, which changes the connection and is answered there.
+#: Every request but NegotiateProtocol, which changes the connection and is answered there. The
+#: handlers are looked up with each request: the guest executes their modules with the first.
 HANDLERS: Final[Mapping[type[Request[Reply]], Handler]] = MappingProxyType(
     dict(
         [
-            _row(messages.Create, create.create),
-            _row(messages.Start, container.start),
-            _row(messages.ShutdownGraceful, container.shutdown_graceful),
-            _row(messages.ShutdownForced, container.shutdown_forced),
-            _row(messages.DeleteContainerState, container.delete_state),
-            _row(messages.ExecuteProcess, process.execute),
-            _row(messages.WaitForProcess, process.wait),
-            _row(messages.SignalProcess, process.signal_process),
-            _row(messages.ResizeConsole, process.resize_console),
-            _row(messages.GetProperties, properties.get_properties),
-            _row(messages.DumpStacks, diagnostics.dump_stacks),
-            _row(messages.ModifySettings, settings.modify),
-            _row(extensions.ReportMounts, reports.report_mounts),
-            _row(extensions.WaitForOutOfMemory, reports.wait_for_out_of_memory),
+            _row(messages.Create, lambda agent, asked: create.create(agent, asked)),
+            _row(messages.Start, lambda agent, asked: container.start(agent, asked)),
+            _row(
+                messages.ShutdownGraceful,
+                lambda agent, asked: container.shutdown_graceful(agent, asked),
+            ),
+            _row(
+                messages.ShutdownForced,
+                lambda agent, asked: container.shutdown_forced(agent, asked),
+            ),
+            _row(
+                messages.DeleteContainerState,
+                lambda agent, asked: container.delete_state(agent, asked),
+            ),
+            _row(messages.ExecuteProcess, lambda agent, asked: process.execute(agent, asked)),
+            _row(messages.WaitForProcess, lambda agent, asked: process.wait(agent, asked)),
+            _row(
+                messages.SignalProcess,
+                lambda agent, asked: process.signal_process(agent, asked),
+            ),
+            _row(
+                messages.ResizeConsole,
+                lambda agent, asked: process.resize_console(agent, asked),
+            ),
+            _row(
+                messages.GetProperties,
+                lambda agent, asked: properties.get_properties(agent, asked),
+            ),
+            _row(
+                messages.DumpStacks, lambda agent, asked: diagnostics.dump_stacks(agent, asked)
+            ),
+            _row(messages.ModifySettings, lambda agent, asked: settings.modify(agent, asked)),
+            _row(
+                extensions.ReportMounts,
+                lambda agent, asked: reports.report_mounts(agent, asked),
+            ),
+            _row(
+                extensions.WaitForOutOfMemory,
+                lambda agent, asked: reports.wait_for_out_of_memory(agent, asked),
+            ),
         ]
     )
 )

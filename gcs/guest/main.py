@@ -6,7 +6,7 @@ Source: PROTOCOL.md, "The start of the guest".
 import logging
 import signal
 import sys
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 import trio
@@ -58,7 +58,7 @@ def _claim_limits() -> limits.Inherited:
     return inherited
 
 
-async def _run(options: Options) -> None:
+async def _run(options: Options, steps: Iterable[object]) -> None:
     children = Children(_claim_limits())
     async with trio.open_nursery() as nursery:
         agent = Agent(
@@ -76,16 +76,28 @@ async def _run(options: Options) -> None:
         agent.start_soon(oom.run, agent)
         agent.start_soon(memory.watch_own, options.agent_threshold)
         agent.start_soon(kmsg.run, options.kmsg_level)
-        power_off = partial(container.power_off, agent, signal.SIGTERM)
+
+        async def power_off() -> None:
+            await container.power_off(agent, signal.SIGTERM)
+
         agent.start_soon(vanished.watch, agent, options.power_off_after, power_off)
         if options.has_time_sync:
             agent.start_soon(timesync.run)
-        await Bridge(agent).run()
+        bridge = Bridge(agent)
+        agent.start_soon(_take, steps, bridge.has_negotiated)
+        await bridge.run()
 
 
-def main() -> None:
-    """Serve the host until the VM ends."""
+async def _take(steps: Iterable[object], moment: trio.Event) -> None:
+    """Take one step after the other from some moment on, with requests in between."""
+    await moment.wait()
+    for _ in steps:
+        await trio.lowlevel.checkpoint()
+
+
+def main(steps: Iterable[object] = ()) -> None:
+    """Serve the host until the VM ends; take steps that can wait when it has negotiated."""
     options = flags.parse(sys.argv[1:])
     log.configure(options.loglevel, options.logfile)
     _prepare(options)
-    trio.run(_run, options)
+    trio.run(_run, options, steps)

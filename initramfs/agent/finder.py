@@ -16,12 +16,13 @@ from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.abc import Loader
 else:
     # What it has is for the interpreter's own loaders.
     Loader = object
 
-__all__ = ["use"]
+__all__ = ["execute_rest", "use"]
 
 _PLACE = "/usr/lib/gcs/places.bin"
 #: Nearly every module is shorter: one read has it all.
@@ -31,16 +32,18 @@ _HEADER_BYTES = 16
 #: Modules that others import as the agent starts, for things that it does later or never.
 LATE = frozenset(
     (
-        # stacks and signatures, for dataclasses, attrs, trio and the log
-        *("inspect", "traceback"),
+        # stacks, for the log
+        "traceback",
         # copies of folders, of specs, and of objects by attrs; words of a command line
         *("copy", "shutil", "shlex", "tempfile"),
-        # what subprocess would read text by; names of hosts in other alphabets
-        *("locale", "idna"),
+        # what subprocess would read text by
+        "locale",
         # messages that are no JSON
         "cbor2",
     )
 )
+#: The agent's own modules are late, too: the host is dialled before there is a use for most.
+_OURS = "gcs."
 #: What the interpreter asks any module for while it imports it, or something from it.
 _ASKED_BY_IMPORTS = ("__path__", "__file__", "__cached__")
 
@@ -77,16 +80,17 @@ class _Finder(Loader):
         place = self._places.get(name)
         if place is None:
             return None
+        folder, _, file = place.rpartition("/")
+        is_package = file == "__init__.pyc"
         loader: Loader = self
-        if name in LATE:
+        if name in LATE or (name.startswith(_OURS) and not is_package):
             loader = _LateLoader()
         elif place.endswith(".so"):
             loader = ExtensionFileLoader(name, place)
         spec = ModuleSpec(name, loader, origin=place)
         # Which gives it a __file__, for tracebacks.
         spec.has_location = True
-        folder, _, file = place.rpartition("/")
-        if file == "__init__.pyc":
+        if is_package:
             spec.submodule_search_locations = [folder]
         return spec
 
@@ -137,6 +141,18 @@ class _LateLoader(Loader):
                 self._has_begun = False
                 raise
             module.__class__ = ModuleType
+
+
+def execute_rest() -> "Iterator[str]":
+    """Execute each module of the agent's own that has not been, and yield its name."""
+    while names := [n for n, m in sys.modules.items() if n.startswith(_OURS) and _is_late(m)]:
+        for name in names:
+            getattr(sys.modules[name], "__all__", None)
+            yield name
+
+
+def _is_late(module: ModuleType) -> bool:
+    return isinstance(module, _Late)
 
 
 def use() -> None:

@@ -69,6 +69,7 @@ STAND_INS = {
     f"{STDLIB}/datetime.py": "datetime.py",
     # JSON has numbers that these could be; tags of CBOR are refused before they are read
     f"{STDLIB}/decimal.py": ABSENT,
+    f"{STDLIB}/inspect.py": "inspect.py",
     f"{STDLIB}/linecache.py": "linecache.py",
     f"{STDLIB}/platform.py": "platform.py",
     f"{STDLIB}/textwrap.py": "textwrap.py",

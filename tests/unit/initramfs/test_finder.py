@@ -30,9 +30,15 @@ NONE = frozenset[str]()
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Maker]:
-    """Write modules, and have them found; `late` are names of those executed when used."""
-    finder = load("finder")
+def finder() -> ModuleType:
+    return load("finder")
+
+
+@pytest.fixture
+def make(
+    finder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Maker]:
+    """Write modules, and have them found; the names are of those executed when used."""
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     before = set(sys.modules)
 
@@ -114,6 +120,29 @@ def test_threads_that_use_a_late_module_wait_for_all_of_it(make: Maker) -> None:
     for thread in threads:
         thread.join()
     assert seen == [2, 2, 2, 2]
+
+
+def test_modules_of_the_agent_are_late_and_the_rest_can_be_executed(
+    make: Maker, finder: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the rest brings are part of it."""
+    monkeypatch.setattr(finder, "_OURS", "found_our")
+    make(
+        {
+            "found_log": "said = []",
+            "found_our1": "import found_log as l, found_our2; l.said.append(1)",
+            "found_our2": "import found_log as l; l.said.append(2)",
+            "found_our3/__init__": "import found_log as l; l.said.append(3)",
+        },
+        NONE,
+    )
+    log = importlib.import_module("found_log")
+    importlib.import_module("found_our3")
+    assert log.said == [3]  # a package is not late
+    importlib.import_module("found_our1")
+    assert log.said == [3]
+    assert list(finder.execute_rest()) == ["found_our1", "found_our2"]
+    assert log.said == [3, 1, 2]
 
 
 def test_what_is_absent_has_every_name_and_can_not_be_used() -> None:
