@@ -3,7 +3,8 @@
 /dev/kvm may open, answer, and even run a firmware, and still not run a guest: nested
 virtualisation that is switched off or emulated in part. So the probe boots the very kernel that
 is to be used, with an init of a few bytes that powers the machine off, and only that power-off
-counts. A working KVM needs part of a second; the answer is kept until the next boot.
+counts. A working KVM needs part of a second, one that does not work may cost ten: the answer is
+kept until the next boot. It is in the user's cache: a runtime folder may go with a logout.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ async def probe_kvm(
 
     Args:
         kernel: The kernel to boot.
-        folder: Where the answer is kept, by boot and kernel.
+        folder: Where the answer is kept, by boot and kernel; those of former boots go.
         accelerator: QEMU's word; a test uses "tcg" to see a guest that does run.
         device: The device node that has to be there.
     """
@@ -54,53 +55,65 @@ async def probe_kvm(
         return f"{device} does not exist"
     if not os.access(device, os.R_OK | os.W_OK):
         return f"{device} may not be opened by this user"
-    kept = folder / f"{accelerator}-{_key(kernel)}"
+    boot = _boot()
+    kept = folder / f"{accelerator}-{boot}-{_key(kernel, device)}"
     answer = _read(kept)
     if answer is None:
-        answer = await _run_guest(kernel, folder, accelerator)
+        answer = await _run_guest(kernel, accelerator)
         _keep(kept, answer)
+        _forget_other_boots(folder, boot)
     return answer
 
 
 def _read(kept: Path) -> str | None:
-    kept.parent.mkdir(parents=True, exist_ok=True)
     return kept.read_text() if kept.exists() else None
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _keep(kept: Path, answer: str) -> None:
     """Write the answer, whole or not at all."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
     unfinished = kept.with_name(f".{kept.name}-{os.getpid()}")
     unfinished.write_text(answer)
     unfinished.replace(kept)
 
 
-def _key(kernel: Path) -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def _forget_other_boots(folder: Path, boot: str) -> None:
+    for path in folder.iterdir():
+        if boot not in path.name:
+            path.unlink(missing_ok=True)
+
+
+def _key(kernel: Path, device: Path) -> str:
     status = kernel.stat()
-    identity = f"{boot} {status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+    identity = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+    # KVM that is loaded anew, with nesting switched on perhaps, has a new node.
+    identity += f" {device.stat().st_ino}"
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-async def _run_guest(kernel: Path, folder: Path, accelerator: str) -> str:
-    initrd = folder / f".probe-{os.getpid()}.cpio"
-    initrd.write_bytes(_archive("init", _program(_CODE)) + _archive("TRAILER!!!", b""))
+async def _run_guest(kernel: Path, accelerator: str) -> str:
+    initrd, output = os.memfd_create("kvm-probe-initrd"), os.memfd_create("kvm-probe")
     cpu = cpu_model(accelerator)
     argv = (
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", f"q35,accel={accelerator}", "-cpu", cpu, "-m", "128M", "-no-reboot"),
-        *("-kernel", str(kernel), "-initrd", str(initrd)),
+        *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{initrd}"),
         *("-append", "console=ttyS0 panic=-1 quiet", "-serial", "stdio"),
     )
-    output = os.memfd_create("kvm-probe")
     try:
-        async with spawn("the KVM probe", argv, output=output) as qemu:
+        os.write(initrd, _archive("init", _program(_CODE)) + _archive("TRAILER!!!", b""))
+        async with spawn("the KVM probe", argv, output=output, inherit=[initrd]) as qemu:
             with trio.move_on_after(_DEADLINE_S):
                 await qemu.wait()
             return _judge(os.pread(output, 64 * 1024, 0), qemu.describe_end())
     except ChildError as error:
         return str(error)
     finally:
-        initrd.unlink()
+        os.close(initrd)
         os.close(output)
 
 

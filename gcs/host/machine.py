@@ -221,7 +221,7 @@ async def open_machine(
     ports = device_count(layer_count) + _SPARE_PORTS
     config = await _configure(
         options,
-        folder.path.parent / ".probe",
+        Path(run.cache).with_name("kvm"),
         pmem_ports=max(ports, _POD_PORTS) if run.pod else ports,
         nic_ports=0 if run.network is NetworkMode.NONE else 1,
     )

@@ -3,7 +3,6 @@
 ```
 ${XDG_RUNTIME_DIR:-/tmp/gcs-<uid>}/gcs/
   .lock          held for moments, while folders come and go
-  .probe/        what accelerator.py has found out
   <vm id>/       0700
     lock         held by the service for as long as it lives
     control      socket for gcsctl

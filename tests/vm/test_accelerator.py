@@ -33,3 +33,10 @@ def test_an_accelerator_that_does_not_exist_is_told_with_qemus_words(tmp_path: P
     (kept,) = tmp_path.iterdir()
     kept.write_text("as it was found")
     assert probe(tmp_path, "no-such") == "as it was found"
+
+
+def test_an_answer_of_a_former_boot_goes(tmp_path: Path) -> None:
+    """As soon as there is one of this boot."""
+    (tmp_path / "kvm-of-a-former-boot").write_text("")
+    reason = probe(tmp_path, "no-such")
+    assert [path.read_text() for path in tmp_path.iterdir()] == [reason]
