@@ -34,7 +34,7 @@ Ts = TypeVarTuple("Ts")
 #: A boot under emulation on a loaded machine takes half a minute.
 _BOOT_S = 180.0
 _CALL_S = 120.0
-_END_S = 30.0
+_END_S = 60.0
 
 
 class SharedVm:

@@ -133,9 +133,13 @@ def test_the_vm_runs_the_agent_and_the_containers_process(
 ) -> None:
     """`ps` in the VM shows both, and a signal ends the container with 137."""
     vm_connected.call(_start, container)
-    listing = in_vm(vm_connected, "ps", "-o", "pid,args")
+    pid = container.init.process_id
+    # The runtime has started it before it has become its program.
+    until = f"ps -o pid,args | grep -q '^ *{pid} sleep 600' && break"
+    script = f"for i in $(seq 600); do {until}; sleep 0.1; done; ps -o pid,args"
+    listing = in_vm(vm_connected, "sh", "-c", script)
     assert re.search(r"\d+ .*gcs", listing), listing
-    assert re.search(rf"\b{container.init.process_id} sleep 600", listing), listing
+    assert re.search(rf"\b{pid} sleep 600", listing), listing
     vm_connected.call(container.init.signal, 9)
     assert vm_connected.call(container.init.wait) == 137
     vm_connected.call(container.wait_notification)

@@ -1,7 +1,6 @@
 """Many NICs, plugged in and out of one VM ten at a time, leave nothing in it."""
 
 import os
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -16,13 +15,12 @@ from gcs.wire.resource import (
     ResourceType,
 )
 from tests.support.guest_pods import GuestPod, in_vm, open_pod
+from tests.support.patience import nothing_grows
 from tests.support.shared_vm import SharedVm
 
 IS_SOAK = bool(os.environ.get("GCS_SOAK"))
 #: At a time, and times; a first one before that leaves what stays for good.
 _NICS, _ROUNDS = 10, 5 if IS_SOAK else 1
-#: Idle threads are kept for ten seconds.
-_SETTLE_S = 60
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800 if IS_SOAK else 300)]
 
@@ -115,13 +113,5 @@ def test_many_nics_leave_nothing(vm_connected: SharedVm) -> None:
         assert before["links of the pod"] == 0
         for turn in range(_ROUNDS):
             _come_and_go(vm, pod, 1 + turn)
-        until = time.monotonic() + _SETTLE_S
-        while grown := _grown(before, _count(vm, pod)):
-            assert time.monotonic() < until, grown
-            time.sleep(1)
-
-
-def _grown(before: dict[str, int], after: dict[str, int]) -> dict[str, tuple[int, int]]:
-    return {
-        name: (before[name], count) for name, count in after.items() if count > before[name]
-    }
+        # Idle threads are kept for ten seconds.
+        nothing_grows(before, lambda: _count(vm, pod))
