@@ -93,11 +93,12 @@ class LayerMounts:
                 f"{len(wanted)} layers that the VM does not have yet need a port each, and of "
                 f"its {ports} {left or 'none'} {'is' if left == 1 else 'are'} left"
             )
-        size = sum(file.stat().st_size for file in wanted | self._devices.keys())
+        mapped = wanted | self._devices.keys() | set(self.vm.mapped_files)
+        size = sum(file.stat().st_size for file in mapped)
         if wanted and size > DEVICE_MEMORY_GIB * _GIB:
             raise GcsError(
                 f"with {len(wanted)} more layers the VM would have {size / _GIB:.1f} GiB of "
-                f"them, and it has room for {DEVICE_MEMORY_GIB}"
+                f"mapped files, and it has room for {DEVICE_MEMORY_GIB}"
             )
 
     def _known(self, place: Place) -> tuple[_Device, _Mount, Path]:

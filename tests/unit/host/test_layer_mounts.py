@@ -126,9 +126,16 @@ async def test_layers_that_are_larger_than_a_vm_can_have_are_refused(
     async with world(tmp_path) as here:
         await here.mounts.mount(whole(layers))
         words = (
-            r"with 3 more layers the VM would have 75\.0 GiB of them, and it has room for 64"
+            r"with 3 more layers the VM would have 75\.0 GiB of mapped files, "
+            "and it has room for 64"
         )
         with pytest.raises(GcsError, match=words):
             await here.mounts.mount(whole(large))
         assert len(plugged([*here.qemu.devices])) == 3
         await here.mounts.mount(whole(large[:2]))
+    async with world(tmp_path) as here:
+        # As the root image is, which takes room of the same kind.
+        here.vm.mapped_files.append(large[2])
+        with pytest.raises(GcsError, match=r"with 2 more layers the VM would have 75\.0 GiB"):
+            await here.mounts.mount(whole(large[:2]))
+        await here.mounts.mount(whole(large[:1]))
