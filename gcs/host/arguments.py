@@ -6,6 +6,7 @@ import re
 
 from gcs.errors import InvalidArgumentError
 from gcs.host import scratch, volumes
+from gcs.host.artifacts import DEFAULT_FORM, BootForm
 from gcs.host.image_arguments import add_images
 from gcs.host.network import parse_tap
 from gcs.host.observe_arguments import add_mounts, add_stats
@@ -190,10 +191,10 @@ def _add_vm_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--cpus", type=_cpus, metavar="N", help=f"default: {cpus}")
     run.add_argument(
         "--boot",
-        choices=["initrd", "pmem"],
+        choices=[form.value for form in BootForm],
         metavar="FORM",
-        help="what the VM boots from: initrd, or pmem, a root image that all VMs share "
-        "(default: initrd)",
+        help="what the VM boots from: pmem, a root image that all VMs share, or initrd "
+        f"(default: that of the image that is named, or {DEFAULT_FORM})",
     )
     run.add_argument("--kernel", metavar="PATH", help="default: $GCS_KERNEL, or what was built")
     run.add_argument("--initrd", metavar="PATH", help="default: $GCS_INITRD, or what was built")

@@ -19,7 +19,7 @@ import trio
 from gcs.errors import CallError, ContainerNotFoundError, GcsError, InvalidArgumentError
 from gcs.host import containers, scratch, volumes
 from gcs.host.arguments import DEFAULT_MEMORY_MIB, default_cpus, parser
-from gcs.host.artifacts import find_initrd, find_kernel, find_root_image, find_vsock_program
+from gcs.host.artifacts import find_boot_image, find_kernel, find_vsock_program
 from gcs.host.attach import Ending
 from gcs.host.containers import Known, all_containers, find
 from gcs.host.display import ProgressDisplay, say_failure, show_containers, write_line
@@ -223,11 +223,11 @@ def _network(options: argparse.Namespace) -> tuple[NetworkMode, Tap | None]:
 def _vm_options(options: argparse.Namespace) -> VmOptions:
     program = "" if find_vhost_vsock() else str(find_vsock_program(options.vhost_device_vsock))
     memory_mib = options.memory or DEFAULT_MEMORY_MIB
-    is_pmem = _boots_from_pmem(options)
+    image = find_boot_image(options.boot, options.initrd, options.root_image)
     return VmOptions(
         kernel=str(find_kernel(options.kernel)),
-        initrd="" if is_pmem else str(find_initrd(options.initrd)),
-        root_image=str(find_root_image(options.root_image)) if is_pmem else "",
+        initrd=str(image.initrd or ""),
+        root_image=str(image.root_image or ""),
         vsock_program=program,
         memory_mib=memory_mib,
         cpus=options.cpus or default_cpus(),
@@ -242,19 +242,6 @@ def _scratch(options: argparse.Namespace, memory_mib: int) -> Scratch:
             f"scratch {wanted.path}: a pod's can't be kept, as several containers write to it"
         )
     return scratch.check(wanted, memory_mib)
-
-
-def _boots_from_pmem(options: argparse.Namespace) -> bool:
-    """Tell which boot form was asked for, by its name or by its image."""
-    if options.boot is None:
-        return options.root_image is not None and options.initrd is None
-    if options.boot == "pmem" and options.initrd:
-        raise InvalidArgumentError(f"--initrd {options.initrd}: --boot pmem has no initrd")
-    if options.boot == "initrd" and options.root_image:
-        raise InvalidArgumentError(
-            f"--root-image {options.root_image}: --boot initrd has no root image"
-        )
-    return bool(options.boot == "pmem")
 
 
 async def _execute(options: argparse.Namespace) -> int:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gcs.errors import InvalidArgumentError
+
 __all__ = [
     "DEVICE_MEMORY_GIB",
     "MAX_NIC_PORTS",
@@ -54,6 +56,7 @@ class VmConfig:
     """What a VM is made of; fixed once it has started.
 
     It boots from one of two: an initrd, or a read-only root file system on persistent memory.
+    Raises InvalidArgumentError for both and for neither.
     """
 
     kernel: Path
@@ -76,6 +79,10 @@ class VmConfig:
     kernel_args: tuple[str, ...] = ()
     #: UEFI firmware, which starts a bzImage only; None is QEMU's own BIOS
     firmware: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.initrd is None) == (self.root_image is None):
+            raise InvalidArgumentError("a VM boots from an initrd or from a root image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

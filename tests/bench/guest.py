@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from gcs.host.artifacts import find_initrd, find_kernel, find_root_image, find_vsock_program
+from gcs.host.artifacts import BootForm, find_boot_image, find_kernel, find_vsock_program
 from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.child import Child
 from gcs.host.client import Client
@@ -47,17 +47,17 @@ __all__ = [
 
 IMAGE = ROOT / "build" / "nyancat"
 LAYERS = 7
-FORMS = ("initrd", "pmem")
+FORMS = tuple(BootForm)
 PATH = "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-def config(form: str = "initrd") -> VmConfig:
-    """Return the VM that is measured, which boots in one of FORMS."""
-    is_pmem = form == "pmem"
+def config(form: str | None = None) -> VmConfig:
+    """Return the VM that is measured, which boots in one of FORMS, or as users have it."""
+    image = find_boot_image(form)
     return VmConfig(
         kernel=find_kernel(None),
-        initrd=None if is_pmem else find_initrd(None),
-        root_image=find_root_image(None) if is_pmem else None,
+        initrd=image.initrd,
+        root_image=image.root_image,
         pmem_ports=LAYERS + 1,
         accelerator=accelerator(),
     )

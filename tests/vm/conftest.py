@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gcs.host.artifacts import find_initrd, find_kernel, find_vsock_program
+from gcs.host.artifacts import find_boot_image, find_kernel, find_vsock_program
 from gcs.host.container import Container, rootfs_path
 from gcs.host.qemu import VmConfig
 from gcs.host.spec import Command, User, runtime_spec
@@ -61,9 +61,11 @@ def accel() -> str:
 @pytest.fixture(scope="session")
 def vm(image: Path, memory_mib: int, vcpus: int, accel: str) -> Iterator[SharedVm]:
     """A VM that is configured."""
+    boots_from = find_boot_image()
     config = VmConfig(
         kernel=find_kernel(None),
-        initrd=find_initrd(None),
+        initrd=boots_from.initrd,
+        root_image=boots_from.root_image,
         memory_mib=memory_mib,
         cpus=vcpus,
         pmem_ports=len(_LAYERS) + 4,

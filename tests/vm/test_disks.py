@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from gcs.errors import CallError, Hresult
+from gcs.host.artifacts import BootForm, find_boot_image
 from gcs.host.container import Container
 from gcs.wire.control import StreamName
 from gcs.wire.resource import MappedVirtualDisk, MappingInfo, RequestType, VPMemDevice
@@ -36,7 +37,8 @@ _SOON_S = 5.0
 @pytest.fixture(scope="module")
 def full_vm(vm: SharedVm) -> Iterator[SharedVm]:
     """A VM of the full image, which a test may kill."""
-    config = with_changes(vm.config, initrd=ROOT / "build/initrd-full")
+    image = find_boot_image(BootForm.PMEM, root_image=str(ROOT / "build/root-image-full"))
+    config = with_changes(vm.config, initrd=None, root_image=image.root_image)
     folder = Path(tempfile.mkdtemp(prefix="gcs-vm-", dir="/tmp"))
     machine = SharedVm(config, folder, vm.vsock_program, vm.image_path)
     machine.boot()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gcs.host.artifacts import BootForm
 from gcs.host.bridge import open_bridge
 from gcs.host.layer_mounts import LayerMounts
 from gcs.host.place import whole
@@ -37,7 +38,7 @@ async def test_uefi_firmware_starts_the_kernel_itself(
 
     The VM is a large one: of its memory 75 MiB are kept.
     """
-    config = configuration(_MEMORY_MIB, vcpus, accel, WORDS)
+    config = configuration(_MEMORY_MIB, vcpus, accel, WORDS, BootForm.INITRD)
     config = replace(config, kernel=_KERNEL, firmware=_OVMF)
     async with booted(folder, image, config) as (vm, opened, layers, stream):
         async with open_bridge(stream) as client:

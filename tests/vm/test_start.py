@@ -18,12 +18,7 @@ import pytest
 import trio
 
 from gcs.errors import CallError, DisconnectedError
-from gcs.host.artifacts import (
-    find_initrd,
-    find_kernel,
-    find_root_image,
-    find_vsock_program,
-)
+from gcs.host.artifacts import BootForm, find_boot_image, find_kernel, find_vsock_program
 from gcs.host.bootports import LOG_NAME, LOG_PORT, open_boot_ports, start_words
 from gcs.host.bridge import accept_bridge, call, modify, open_bridge
 from gcs.host.client import Client
@@ -160,12 +155,13 @@ def folder() -> Iterator[Path]:
 
 
 def configuration(
-    memory_mib: int, vcpus: int, accel: str, words: Sequence[str], form: str = "initrd"
+    memory_mib: int, vcpus: int, accel: str, words: Sequence[str], form: str
 ) -> VmConfig:
+    image = find_boot_image(form)
     return VmConfig(
         kernel=find_kernel(None),
-        initrd=find_initrd(None) if form == "initrd" else None,
-        root_image=find_root_image(None) if form == "pmem" else None,
+        initrd=image.initrd,
+        root_image=image.root_image,
         memory_mib=memory_mib,
         cpus=vcpus,
         pmem_ports=8,
@@ -195,8 +191,11 @@ async def booted(
 async def test_a_vm_starts_as_hosts_in_use_start_it(
     folder: Path, image: Path, memory_mib: int, vcpus: int, accel: str
 ) -> None:
-    """From the kernel command line to a log that no restart interrupts, and that has an end."""
-    config = configuration(memory_mib, vcpus, accel, WORDS)
+    """From the kernel command line to a log that no restart interrupts, and that has an end.
+
+    The VM boots from a root image here, and from an initrd below.
+    """
+    config = configuration(memory_mib, vcpus, accel, ("-w", *WORDS), BootForm.PMEM)
     with pytest.raises(VmError, match="QEMU"):
         await play_start(folder, image, config)
     check_log((folder / LOG_NAME).read_bytes())
@@ -208,6 +207,7 @@ async def play_start(folder: Path, image: Path, config: VmConfig) -> None:
         async with open_bridge(stream) as client:
             here = Started(vm, client, ports, folder, opened, layers)
             await check_start(here, config.memory_mib)
+            await check_writable(here)
             await mount_layers(LayerMounts(vm, client), whole(layers))
             greedy = await check_memory(here)
             (told,) = await here.logged("container ran out of memory")
@@ -373,7 +373,7 @@ async def test_a_relayed_log_outlives_its_connection_and_a_disk_the_power_off(
     """
     agent = ("/bin/gcs", "-v4", "-log-format", "json", "-loglevel", "debug")
     words = ("-w", "/bin/vsockexec", "-r", "-o", "109", "-e", "109", *agent)
-    config = configuration(memory_mib, vcpus, accel, words)
+    config = configuration(memory_mib, vcpus, accel, words, BootForm.INITRD)
     with open_scratch() as disk:
         with pytest.raises(VmError, match="QEMU"):
             await play_relayed(folder, await open_image(image), config, disk)

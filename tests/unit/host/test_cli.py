@@ -365,9 +365,10 @@ def test_an_image_that_is_not_there_is_said_before_anything_starts(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "-initrd {0}/initrd"),
+        ((), "mem-path={0}/root-image,size=0"),
         (("--boot", "initrd"), "-initrd {0}/initrd"),
         (("--boot", "pmem"), "mem-path={0}/root-image,size=0"),
+        (("--initrd", "{0}/kernel"), "-initrd {0}/kernel"),
         (("--root-image", "{0}/kernel"), "mem-path={0}/kernel,size=0"),
     ],
 )

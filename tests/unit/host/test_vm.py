@@ -13,7 +13,13 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from gcs.errors import DeadlineError, DisconnectedError, GcsError, RemoteProtocolError
+from gcs.errors import (
+    DeadlineError,
+    DisconnectedError,
+    GcsError,
+    InvalidArgumentError,
+    RemoteProtocolError,
+)
 from gcs.host import qmp as qmp_module
 from gcs.host import vm as vm_module
 from gcs.host.child import Child, spawn
@@ -98,6 +104,13 @@ def test_a_root_image_is_shared_persistent_memory_and_no_layer() -> None:
     words = kernel_command_line(config)
     assert " root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro rootwait " in words
     assert words.endswith(" init=/init -- -e 1")
+
+
+@pytest.mark.parametrize("image", [None, Path("/i")])
+def test_a_vm_has_one_image_to_boot_from(image: Path | None) -> None:
+    """Without one the kernel would look for its root in vain, and of two ignore one."""
+    with pytest.raises(InvalidArgumentError, match="an initrd or from a root image"):
+        VmConfig(kernel=Path("/k"), initrd=image, root_image=image)
 
 
 # -- the monitor -------------------------------------------------------------------------------
