@@ -62,9 +62,16 @@ fuzz: venv ## fuzz both decoders for FUZZ_SECONDS each (300), from where it last
 test-root: venv ## tests on the real kernel, in name spaces of their own (needs root)
 	$(if $(filter 0,$(shell id -u)),,sudo) $(BIN)/pytest -m root tests/root
 
+# A VM waits for the host as often as the host for it, so two runs of a suite side by side take
+# little more time than one; each module stays with one of them, and shares that one's VM.
 .PHONY: test-vm
-test-vm: setup ## tests that boot the VM
-	$(BIN)/pytest -m vm tests/vm
+test-vm: setup ## tests that boot the VM; those of how fast something is run alone, at the end
+	$(BIN)/pytest -m "vm and not alone" -n 2 --dist loadfile tests/vm
+	$(BIN)/pytest -m "vm and alone" tests/vm
+
+.PHONY: test-bench
+test-bench: setup ## bench-check with few samples: some minutes
+	$(BIN)/python -m tests.bench --check --quick
 
 .PHONY: soak
 soak: setup ## every test at its full count, for an hour or two; the result goes to docs/soak.md

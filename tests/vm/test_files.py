@@ -350,6 +350,7 @@ def _best_ratios(bound: float, measure: Callable[[], list[float]]) -> list[float
     return best
 
 
+@pytest.mark.alone
 def test_a_layer_is_read_as_fast_as_memory(
     vm_connected: SharedVm, mounted: Mounted, record_property: Callable[[str, object], None]
 ) -> None:
@@ -366,6 +367,7 @@ def test_a_layer_is_read_as_fast_as_memory(
     assert ratio >= _DAX_RATIO
 
 
+@pytest.mark.alone
 def test_a_share_is_as_fast_as_one_that_was_mounted_by_hand(
     vm_connected: SharedVm, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

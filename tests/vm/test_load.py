@@ -146,6 +146,7 @@ async def _execs_beside_a_stalled_reader(vm: SharedVm, container: Container) -> 
     return median(answered)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("command", [("sleep", "6000")])
 def test_execs_at_once_all_finish_and_a_kill_does_not_wait(
     vm_connected: SharedVm,

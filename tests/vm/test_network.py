@@ -251,6 +251,7 @@ async def _pair(vm: SharedVm) -> float:
     return ours / (float(words[2]) - float(words[0]))
 
 
+@pytest.mark.alone
 def test_an_adapter_takes_little_longer_than_by_hand(
     vm_connected: SharedVm, record_property: Callable[[str, object], None]
 ) -> None:
@@ -286,6 +287,7 @@ print(time.monotonic() - began, floor)
 _PYTHON = ("/usr/bin/python3.11", "-ISB", "-c")
 
 
+@pytest.mark.alone
 def test_the_first_adapter_waits_for_one_import(
     vm_connected: SharedVm, record_property: Callable[[str, object], None]
 ) -> None:

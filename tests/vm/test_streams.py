@@ -69,6 +69,7 @@ async def _exec(vm: SharedVm, container: Container) -> float:
         return await _rate(await listener.accept())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("command", [("sleep", "600")])
 def test_a_container_s_stdout_is_as_fast_as_the_vsock(
     vm_connected: SharedVm,
