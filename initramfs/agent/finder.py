@@ -6,6 +6,7 @@ never changes, so the list is made with it (`initramfs/recipes/python.py`), and 
 it is not there.
 """
 
+import _frozen_importlib
 import marshal
 import posix
 import sys
@@ -16,13 +17,15 @@ from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from importlib.abc import Loader
 else:
     # What it has is for the interpreter's own loaders.
     Loader = object
 
-__all__ = ["execute_rest", "use"]
+__all__ = ["execute_rest", "share", "use"]
+
+_FIND_AND_LOAD = vars(_frozen_importlib)["_find_and_load"]
 
 _PLACE = "/usr/lib/gcs/places.bin"
 #: Nearly every module is shorter: one read has it all.
@@ -94,6 +97,34 @@ class _Finder(Loader):
             spec.submodule_search_locations = [folder]
         return spec
 
+    def load(self, name: str, import_: "Callable[[str], object]") -> ModuleType:
+        """Do what the interpreter's own function does, while there is only one thread.
+
+        That one takes a lock for each module, and asks for things that are known here.
+        """
+        parent, _, child = name.rpartition(".")
+        if parent and parent not in sys.modules:
+            import_(parent)
+        spec = None if name in sys.modules else self.find_spec(name)
+        if spec is None or isinstance(spec.loader, ExtensionFileLoader):
+            found: ModuleType = _FIND_AND_LOAD(name, import_)
+            return found
+        assert spec.loader is not None
+        module = spec.loader.create_module(spec) or ModuleType(name)
+        module.__spec__, module.__loader__ = spec, spec.loader
+        module.__file__, module.__package__ = spec.origin, spec.parent
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        if parent:
+            setattr(sys.modules[parent], child, module)
+        return sys.modules[name]
+
     def create_module(self, spec: ModuleSpec) -> None:
         """Leave it to the interpreter."""
 
@@ -156,6 +187,12 @@ def _is_late(module: ModuleType) -> bool:
 
 
 def use() -> None:
-    """Have everything found by the list from here on."""
+    """Have everything found by the list from here on; there is one thread until `share`."""
     finder = _Finder(marshal.loads(_read(_PLACE)))  # noqa: S302 - the image's own
     sys.meta_path[:] = [BuiltinImporter, finder]
+    vars(_frozen_importlib)["_find_and_load"] = finder.load
+
+
+def share() -> None:
+    """Let threads import modules, too."""
+    vars(_frozen_importlib)["_find_and_load"] = _FIND_AND_LOAD

@@ -25,6 +25,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)
 #: Where modules of the agent's own are, in the guest.
 OWN = "/usr/lib/gcs/gcs/"
+#: trio renames what it has by where it can be imported from, for its documentation.
+TRIO, RENAMING = "/usr/lib/gcs/trio/", "fixup_module_metadata"
 #: Of the agent's, those that are folders.
 PACKAGES = ("gcs.guest", "gcs.guest.handlers", "gcs.guest.spec", "gcs.linux", "gcs.wire")
 #: What a dataclass looks for in the types of its fields.
@@ -46,6 +48,8 @@ def bytecode(source: bytes, path: str) -> bytes:
             words = node.body.pop(0)
             if not node.body:
                 node.body.append(ast.copy_location(ast.Pass(), words))
+    if path.startswith(TRIO):
+        module.body = [node for node in module.body if not _is_for_documentation(node)]
     if path.startswith(OWN):
         _forget_field_types(module)
         _defer(module)
@@ -61,6 +65,12 @@ def _forget_types(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
     for node in ast.walk(function.args):
         if isinstance(node, ast.arg):
             node.annotation = None
+
+
+def _is_for_documentation(node: ast.stmt) -> bool:
+    """Say whether it is a call that changes nothing but what documentation shows."""
+    is_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    return is_call and RENAMING in _names(node)
 
 
 def _forget_field_types(module: ast.Module) -> None:

@@ -21,6 +21,8 @@ sys.path[:] = [
     f"{root}/usr/lib/{place}" for place in ("gcs", "python3.11", "python3.11/lib-dynload")
 ]
 codes: "dict[str, CodeType]" = {}
+#: What the matcher is told of each pattern.
+patterns: "dict[str, tuple[int, list[int], int, dict[str, int], tuple[str | None, ...]]]" = {}
 real_compile, real_hash = compile, hash
 
 
@@ -49,9 +51,27 @@ def same_hash(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-vars(__import__("dataclasses"))["exec"] = execute
+def compile_pattern(text: object, flags: int) -> object:
+    """Be re's own compile(), whose last step is the matcher's, told of what it makes."""
+    parsed = parser.parse(text, flags)
+    state = parsed.state
+    numbers = {number: name for name, number in state.groupdict.items()}
+    names = tuple(numbers.get(number) for number in range(state.groups))
+    # It has a kind of number of its own.
+    code = [*map(int, vars(compiler)["_code"](parsed, flags))]
+    told = (int(flags | state.flags), code, state.groups - 1, state.groupdict, names)
+    patterns[f"{text!r}\0{int(flags)}"] = told
+    return real_compile_pattern(text, flags)
+
+
+compiler, parser = (
+    __import__(f"re.{name}", fromlist=[name]) for name in ("_compiler", "_parser")
+)
+real_compile_pattern = compiler.compile
+vars(compiler)["compile"] = compile_pattern
 vars(__import__("collections"))["eval"] = evaluate
 vars(__import__("typing"))["compile"] = compile_text
+vars(__import__("dataclasses"))["exec"] = execute
 vars(builtins).update(compile=compile_text, hash=same_hash)
 make = __import__("attr._make", fromlist=["_make"])
 vars(builtins).update(compile=real_compile, hash=real_hash)
@@ -59,8 +79,8 @@ vars(make).update(compile=compile_text, hash=same_hash)
 for name in ("gcs.guest.main", *others):
     __import__(name)
 places, data = {}, b""
-for text, code in sorted(codes.items()):
-    known, compiled = text.encode(), marshal.dumps(code, MARSHAL_VERSION)
+for text, made in sorted((codes | patterns).items()):
+    known, compiled = text.encode(), marshal.dumps(made, MARSHAL_VERSION)
     places[zlib.crc32(known)] = (len(data), len(known), len(compiled))
     data += known + compiled
 with open(out, "wb") as file:  # noqa: PTH123 - pathlib would be this machine's

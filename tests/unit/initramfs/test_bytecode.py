@@ -76,6 +76,12 @@ def test_a_dataclass_has_its_fields_and_no_others() -> None:
     assert repr(run(text)["made"]) == "C(x=1, z='a')"
 
 
+def test_trio_does_not_rename_what_it_has() -> None:
+    text = "def fixup_module_metadata(names): names['x'] = 1\nfixup_module_metadata(globals())"
+    assert "x" in run(text)
+    assert "x" not in run(text, "/usr/lib/gcs/trio/abc.py")
+
+
 def test_the_packages_are_those_of_the_agent() -> None:
     own = (path.removeprefix("usr/lib/gcs/") for path in python.agent_modules(REPO))
     packages = [path.removesuffix("/__init__.py") for path in own if "__init__" in path]

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import importlib.util
 import marshal
+import re
 import subprocess
 import sys
 import sysconfig
@@ -106,3 +107,33 @@ def test_an_agent_that_cannot_be_imported_makes_nothing(tmp_path: Path) -> None:
     argv = (sys.executable, "-sSB", str(keep), str(tmp_path), str(out))
     assert subprocess.run(argv, capture_output=True, check=False).returncode != 0
     assert not out.exists()
+
+
+@pytest.mark.parametrize("flags", [0, re.VERBOSE | re.DOTALL, re.IGNORECASE])
+def test_a_pattern_is_the_same_whether_it_is_kept_or_not(tmp_path: Path, flags: int) -> None:
+    text = r"(?P<a> x+ ) (b [c-z]? | \w)* (?P<last> $)?"
+    packages = tmp_path / "usr/lib/gcs"
+    (packages / "gcs/guest").mkdir(parents=True)
+    main = packages / "gcs/guest/main.py"
+    main.write_text(f"import re; re.compile({text!r}, {int(flags)})")
+    (packages / "attr").symlink_to(Path(_make.__file__).parent)
+    (tmp_path / "usr/lib/python3.11").symlink_to(sysconfig.get_path("stdlib"))
+    keep, out = REPO / "initramfs/recipes/keep.py", tmp_path / "kept.bin"
+    subprocess.run([sys.executable, "-sSB", keep, tmp_path, out], check=True)
+    usual = re.compile(text, flags)
+    re.purge()
+    module = kept(out)
+    module.use()
+    try:
+        found = module._find(f"{text!r}\0{int(flags)}")
+        one = re.compile(text, flags)
+    finally:
+        module.forget()
+    assert found is not None
+    assert one == usual
+    assert (one.groupindex, one.groups, one.flags) == (usual.groupindex, 3, usual.flags)
+    for given in ("xxbc", "x bz ", "xxX", "XB", ""):
+        there, here = (each.match(given) for each in (one, usual))
+        assert (there and (there[0], there.groups(), there.lastgroup)) == (
+            here and (here[0], here.groups(), here.lastgroup)
+        )
