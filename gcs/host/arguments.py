@@ -20,8 +20,6 @@ __all__ = ["DEFAULT_MEMORY_MIB", "default_cpus", "parser"]
 #: Room for the agent, the page tables of layers and a container of some size.
 DEFAULT_MEMORY_MIB = 256
 
-#: The agent's own needs with a kernel, and a page of room for a container.
-_MIN_MEMORY_MIB = 64
 _MAX_MEMORY_MIB = 1024 * 1024
 _MAX_CPUS = 64
 #: As docker's; it also keeps names apart from the beginnings of ids in a file system.
@@ -219,14 +217,12 @@ def default_cpus() -> int:
 
 def _memory(text: str) -> int:
     """Return MiB of "256M" or "1G"."""
-    match = re.fullmatch(r"([0-9]{1,9})([MmGg])i?[Bb]?", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([MmGg])i?[Bb]?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 256M or 1G")
     mib = int(match[1]) * (1024 if match[2] in "Gg" else 1)
-    if not _MIN_MEMORY_MIB <= mib <= _MAX_MEMORY_MIB:
-        raise argparse.ArgumentTypeError(
-            f"{text}: the least is {_MIN_MEMORY_MIB}M, the most 1024G"
-        )
+    if mib > _MAX_MEMORY_MIB:
+        raise argparse.ArgumentTypeError(f"{text}: the most is 1024G")
     return mib
 
 

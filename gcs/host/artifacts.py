@@ -48,6 +48,11 @@ class BootImage:
     initrd: Path | None = None
     root_image: Path | None = None
 
+    @property
+    def form(self) -> BootForm:
+        """Return what it is."""
+        return BootForm.PMEM if self.initrd is None else BootForm.INITRD
+
 
 def find_kernel(option: str | None) -> Path:
     """Return the guest's kernel. Raises NotFoundError that names the ways to give one."""

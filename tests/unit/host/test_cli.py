@@ -337,7 +337,8 @@ def test_a_terminal_is_raw_meanwhile_and_restored(stage: Stage) -> None:
     ("arguments", "sentence"),
     [
         (("run", "--memory", "12", "x"), "expected a size such as 256M"),
-        (("run", "--memory", "1M", "x"), "the least is 64M"),
+        (("run", "--memory", "0M", "x"), "expected a size such as 256M"),
+        (("run", "--memory", "1025G", "x"), "the most is 1024G"),
         (("run", "--cpus", "0", "x"), "expected a number from 1"),
         (("run", "-e", "=x", "x"), "expected KEY=VALUE"),
         ((), "VERB"),
@@ -393,6 +394,24 @@ def test_an_image_of_the_other_boot_form_is_refused(
     done = stage.run("run", "--boot", form, option, "/some/file", str(stage.image))
     assert done.returncode == 125
     assert f"{option} /some/file: --boot {form} has no " in done.stderr.decode()
+    assert stage.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("form", "size", "words"),
+    [
+        ("pmem", "63M", "a root image is 64M\n"),
+        ("initrd", "64M", "an initrd is 96M, and 64M with --boot pmem\n"),
+    ],
+)
+def test_a_vm_that_would_not_come_up_for_want_of_memory_is_refused(
+    stage: Stage, form: str, size: str, words: str
+) -> None:
+    """Before anything is started; tests/vm/test_root.py runs the smallest ones."""
+    done = stage.run("run", "--boot", form, "--memory", size, str(stage.image))
+    assert done.returncode == 125
+    sentence = f"gcsctl: --memory {size}: the least for a VM that boots from {words}"
+    assert done.stderr.decode() == sentence
     assert stage.leftovers() == []
 
 
