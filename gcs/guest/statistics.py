@@ -35,37 +35,33 @@ from gcs.wire.metrics import (
 
 __all__ = ["memory_limit", "metrics", "of_vm", "oom_kills"]
 
-#: As io.stat names a device.
-_DEVICE = re.compile(rb"[0-9]{1,10}:[0-9]{1,10}")
+#: A device's line in io.stat.
+_DEVICE = re.compile(rb"^([0-9]{1,10}:[0-9]{1,10}) (.+)$", re.MULTILINE)
 _NANOSECONDS = 1000  # per microsecond, cgroup v2's unit of time
 #: A reply is one frame of 65,536 bytes. A device has up to six entries of 110 bytes each and an
 #: interface takes 230, quotes doubled: 40 of each are 36,000.
 _MAX_DEVICES = 40
 _MAX_INTERFACES = 40
 
-#: Key of memory.stat → members of MemoryStat. cgroup v2 counts with everything below, so v1's
-#: two sets are one.
-_MEMORY_KEYS = tuple(
-    (key, member, f"total_{member}")
-    for key, member in (
-        (b"file", "cache"),
-        (b"anon", "rss"),
-        (b"anon_thp", "rss_huge"),
-        (b"file_mapped", "mapped_file"),
-        (b"file_dirty", "dirty"),
-        (b"file_writeback", "writeback"),
-        (b"pgfault", "pg_fault"),
-        (b"pgmajfault", "pg_maj_fault"),
-        (b"inactive_anon", "inactive_anon"),
-        (b"active_anon", "active_anon"),
-        (b"inactive_file", "inactive_file"),
-        (b"active_file", "active_file"),
-        (b"unevictable", "unevictable"),
-    )
-)
+#: Member of MemoryStat ← key of memory.stat.
+_MEMORY_KEYS = {
+    "cache": b"file",
+    "rss": b"anon",
+    "rss_huge": b"anon_thp",
+    "mapped_file": b"file_mapped",
+    "dirty": b"file_dirty",
+    "writeback": b"file_writeback",
+    "pg_fault": b"pgfault",
+    "pg_maj_fault": b"pgmajfault",
+    "inactive_anon": b"inactive_anon",
+    "active_anon": b"active_anon",
+    "inactive_file": b"inactive_file",
+    "active_file": b"active_file",
+    "unevictable": b"unevictable",
+}
 #: Key of io.stat → (member of BlkioStat, operation).
-_BYTES = {b"rbytes": "Read", b"wbytes": "Write", b"dbytes": "Discard"}
-_OPERATIONS = {b"rios": "Read", b"wios": "Write", b"dios": "Discard"}
+_BYTES = ((b"rbytes", "Read"), (b"wbytes", "Write"), (b"dbytes", "Discard"))
+_OPERATIONS = ((b"rios", "Read"), (b"wios", "Write"), (b"dios", "Discard"))
 
 #: Returns what a file of a cgroup has, nothing when there is none.
 Read = Callable[[str], bytes]
@@ -79,10 +75,8 @@ def metrics(group: str, pid: int | None) -> Metrics:
 
 def of_vm(kept: KeptFiles) -> Metrics:
     """Return the statistics of all cgroups together, and of the VM's own network."""
-    # Its root cgroup has no files for huge pages.
-    return _metrics(
-        lambda name: kept.read(f"{cgroup.ROOT}/{name}"), procfs.own_interfaces(kept), ()
-    )
+    root = str(cgroup.ROOT)  # it has no files for huge pages
+    return _metrics(lambda name: kept.read(f"{root}/{name}"), procfs.own_interfaces(kept), ())
 
 
 def _metrics(
@@ -92,8 +86,8 @@ def _metrics(
     return Metrics(
         hugetlb=tuple(hugetlb),
         pids=PidsStat(
-            current=_parse(read("pids.current")),
-            limit=_parse(read("pids.max")),
+            current=_number(read("pids.current")),
+            limit=_number(read("pids.max")),
         ),
         cpu=_cpu(_table(read("cpu.stat"))),
         memory=_memory(read, events),
@@ -112,15 +106,15 @@ def oom_kills(group: str) -> int:
 
 def memory_limit(group: str) -> int:
     """Return the limit of a cgroup's memory in bytes, UNLIMITED without one."""
-    return _parse(cgroup.read(group, "memory.max"))
+    return _number(cgroup.read(group, "memory.max"))
 
 
-def _parse(word: bytes) -> int:
-    """Return a number that the wire can carry; 0 for what is none."""
-    try:
-        return max(0, min(int(word), UNLIMITED))
-    except ValueError:
-        return UNLIMITED if word.strip() == b"max" else 0
+def _number(text: bytes) -> int:
+    """Return the number that a file has; 0 where it has none, or there is no file."""
+    word = text.strip()
+    if word.isdigit():
+        return min(int(word), UNLIMITED)
+    return UNLIMITED if word == b"max" else 0
 
 
 def _table(text: bytes) -> Mapping[bytes, bytes]:
@@ -130,7 +124,8 @@ def _table(text: bytes) -> Mapping[bytes, bytes]:
 
 
 def _count(table: Mapping[bytes, bytes], key: bytes) -> int:
-    return _parse(table.get(key, b"0"))
+    word = table.get(key, b"")
+    return min(int(word), UNLIMITED) if word.isdigit() else 0
 
 
 def _cpu(stat: Mapping[bytes, bytes]) -> CpuStat:
@@ -151,13 +146,13 @@ def _cpu(stat: Mapping[bytes, bytes]) -> CpuStat:
 
 def _memory(read: Read, events: Mapping[bytes, bytes]) -> MemoryStat:
     stat = _table(read("memory.stat"))
-    counters = dict[str, int]()
-    for key, member, total in _MEMORY_KEYS:
-        counters[member] = counters[total] = _count(stat, key)
+    counters = {member: _count(stat, key) for member, key in _MEMORY_KEYS.items()}
+    # cgroup v2 counts with everything below, so v1's two sets are one.
+    both = counters | {f"total_{member}": value for member, value in counters.items()}
     usage = _entry(read, "memory", events)
     swap = _entry(read, "memory.swap", _table(read("memory.swap.events")))
     return MemoryStat(
-        **counters,
+        **both,
         hierarchical_memory_limit=usage.limit,
         hierarchical_swap_limit=swap.limit,
         usage=usage,
@@ -169,9 +164,9 @@ def _memory(read: Read, events: Mapping[bytes, bytes]) -> MemoryStat:
 
 def _entry(read: Read, prefix: str, events: Mapping[bytes, bytes]) -> MemoryEntry:
     return MemoryEntry(
-        limit=_parse(read(f"{prefix}.max")),
-        usage=_parse(read(f"{prefix}.current")),
-        max=_parse(read(f"{prefix}.peak")),
+        limit=_number(read(f"{prefix}.max")),
+        usage=_number(read(f"{prefix}.current")),
+        max=_number(read(f"{prefix}.peak")),
         failcnt=_count(events, b"max"),
     )
 
@@ -181,8 +176,8 @@ def _hugetlb(group: str) -> Iterator[HugetlbStat]:
         size = path.name.split(".")[1]
         prefix = f"hugetlb.{size}"
         yield HugetlbStat(
-            usage=_parse(cgroup.read(group, f"{prefix}.current")),
-            max=_parse(cgroup.read(group, f"{prefix}.max")),
+            usage=_number(cgroup.read(group, f"{prefix}.current")),
+            max=_number(cgroup.read(group, f"{prefix}.max")),
             failcnt=_count(_table(cgroup.read(group, f"{prefix}.events")), b"max"),
             pagesize=size,
         )
@@ -190,24 +185,17 @@ def _hugetlb(group: str) -> Iterator[HugetlbStat]:
 
 def _blkio(text: bytes) -> BlkioStat:
     """Read io.stat: lines `major:minor key=number…`."""
-    lines = map(bytes.split, text.splitlines())
-    named = (line for line in lines if len(line) > 1 and _DEVICE.fullmatch(line[0]))
     moved, done = list[BlkioEntry](), list[BlkioEntry]()
-    for number, *words in islice(named, _MAX_DEVICES):
+    for number, line in islice(_DEVICE.findall(text), _MAX_DEVICES):
         device = _device(number.decode())
-        major, _, minor = number.partition(b":")
-        counters = dict(word.split(b"=", 1) for word in words if b"=" in word)
+        major, minor = map(int, number.split(b":"))
+        counters = dict(word.split(b"=", 1) for word in line.split() if b"=" in word)
         for names, entries in ((_BYTES, moved), (_OPERATIONS, done)):
-            entries += (
-                BlkioEntry(
-                    op=operation,
-                    device=device,
-                    major=_parse(major),
-                    minor=_parse(minor),
-                    value=_count(counters, key),
+            for key, op in names:
+                value = _count(counters, key)
+                entries.append(
+                    BlkioEntry(op=op, device=device, major=major, minor=minor, value=value)
                 )
-                for key, operation in names.items()
-            )
     return BlkioStat(io_service_bytes_recursive=tuple(moved), io_serviced_recursive=tuple(done))
 
 
