@@ -2,7 +2,8 @@
 
 The agent is started with a few lines around it that note when each import begins and when it
 dials, on the guest's boot clock; the kernel's own log has what was before. The moment in which
-the connection is seen on the host ties that clock to the host's.
+the connection is seen on the host ties that clock to the host's. If asked for, they also note
+when each module's code is executed, which is with its import or, for many, when it is used.
 
 Source: the audit events "import" and "socket.connect" of Python; dmesg(1).
 """
@@ -10,6 +11,7 @@ Source: the audit events "import" and "socket.connect" of Python; dmesg(1).
 import ast
 import re
 import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from gcs.host.bridge import accept_bridge, open_bridge
@@ -24,21 +26,24 @@ __all__ = ["PHASES", "Import", "Profile", "profile"]
 
 #: In the order in which they follow each other; unpacking goes on beside the kernel's start.
 PHASES = ("QEMU", "firmware", "kernel", "unpack", "init", "interpreter", "imports", "dial")
-_EVENTS, _IMPORTS = "/run/bench-events", "/run/bench-imports"
+_EVENTS, _MODULES = "/run/bench-events", "/run/bench-modules"
 #: One line, for it stands on the kernel's command line: no double quotes, no line ends. 577 is
 #: O_WRONLY | O_CREAT | O_TRUNC, clock 7 the one since boot. The three modules are built in.
 _AROUND = (
-    "import posix as p,sys,time;t=lambda:time.clock_gettime(7);e=[('',t())];"
-    f"p.dup2(p.open('{_IMPORTS}',577),2);"
-    "d=lambda:e and (e.append(('dial',t())),"
-    f"p.write(p.open('{_EVENTS}',577),repr(e).encode()),e.clear());"
+    "import posix as p,sys,time;t=lambda:time.clock_gettime(7);e=[('',t())];r=[];"
+    "w=lambda n,v:p.write(p.open(n,577),repr(v).encode());"
+    f"d=lambda:e and (e.append(('dial',t())),w('{_EVENTS}',e),w('{_MODULES}',r),e.clear());"
     "sys.addaudithook(lambda n,a:e.append((a[0],t())) if n=='import' and e else "
     "d() if n=='socket.connect' else 0);"
-    "exec(compile(p.read(p.open('/bin/gcs',0),99999),'/bin/gcs','exec'))"
 )
+#: More of it, to time modules: it takes the place of the finder's function that executes one.
+_TIMED = (
+    "sys.path[:]=['/usr/lib/gcs','/usr/lib/python3.11'];import finder as f;g=f._execute;k=[];"
+    "f._execute=lambda m:(k.append(0),q:=t(),g(m),k.pop(),r.append((m.__name__,len(k),q,t())));"
+)
+_START = "exec(compile(p.read(p.open('/bin/gcs',0),99999),'/bin/gcs','exec'))"
 _INTERPRETER = ("/usr/bin/python3.11", "-ISB")
 _FLAGS = ("-v4", "-log-format", "json", "-loglevel", "error")
-_IMPORT = re.compile(r"import time: +(\d+) \| +(\d+) \| ( *)(\S+)")
 _MARK = "bench-mark"
 #: What the kernel says on the way, with the names given here.
 _KERNEL = {
@@ -51,11 +56,13 @@ _KERNEL = {
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One import, in the order in which they ended."""
+    """One module's execution, in the order in which they ended."""
 
     name: str
     depth: int
-    #: seconds of the module itself, and with all that it imports
+    #: seconds from the start of the phase
+    start: float
+    #: seconds of the module itself, and with all that it executes
     own: float
     whole: float
 
@@ -72,8 +79,8 @@ class Profile:
 
 
 def _config(form: str, *, with_imports: bool) -> VmConfig:
-    extra = ("-X", "importtime") if with_imports else ()
-    command = (*_INTERPRETER, *extra, "-c", f'"{_AROUND}"', *_FLAGS)
+    around = f"{_AROUND}{_TIMED if with_imports else ''}{_START}"
+    command = (*_INTERPRETER, "-c", f'"{around}"', *_FLAGS)
     return replace(guest.config(form), init_args=command, kernel_args=("printk.time=1",))
 
 
@@ -93,10 +100,10 @@ async def profile(form: str, with_imports: bool) -> Profile:
                 seconds = time.perf_counter() - began
             async with open_bridge(stream) as client:
                 one = Guest(vm, client, Ports(), image)
-                return await _read(one, started, seconds, with_imports=with_imports)
+                return await _read(one, started, seconds)
 
 
-async def _read(one: Guest, started: float, seconds: float, *, with_imports: bool) -> Profile:
+async def _read(one: Guest, started: float, seconds: float) -> Profile:
     events = _events(await one.output("cat", _EVENTS))
     began = float(await one.output("sh", "-c", "cut -d' ' -f22 /proc/$PPID/stat")) / 100
     script = f"echo {_MARK} >/dev/kmsg; cut -d' ' -f1 /proc/uptime; dmesg"
@@ -104,13 +111,12 @@ async def _read(one: Guest, started: float, seconds: float, *, with_imports: boo
     kernel = _kernel_times(messages)
     # printk's clock starts a little later than the one since boot.
     offset = float(uptime) - kernel["mark"]
-    imports = _imports(await one.output("cat", _IMPORTS)) if with_imports else ()
     init = kernel["init"] + offset
     # A root image is not unpacked.
     unpack = kernel["unpacked"] - kernel["unpacking"] if "unpacked" in kernel else 0.0
     first, dial = events[0][1], events[-1][1]
-    # What the main module does after its imports begins with the first that is not gcs's own.
     imported = _last_import(events)
+    modules = _modules(await one.output("cat", _MODULES), first)
     phases = {
         "QEMU": started,
         "firmware": seconds - dial - started,
@@ -121,7 +127,7 @@ async def _read(one: Guest, started: float, seconds: float, *, with_imports: boo
         "imports": imported - first,
         "dial": dial - imported,
     }
-    return Profile(phases, imports, seconds)
+    return Profile(phases, modules, seconds)
 
 
 def _events(text: str) -> list[tuple[str, float]]:
@@ -148,8 +154,16 @@ def _kernel_times(messages: str) -> dict[str, float]:
     return found
 
 
-def _imports(text: str) -> tuple[Import, ...]:
-    return tuple(
-        Import(name, len(indent) // 2, int(own) / 1e6, int(whole) / 1e6)
-        for own, whole, indent, name in _IMPORT.findall(text)
-    )
+def _modules(text: str, first: float) -> tuple[Import, ...]:
+    """Return what was executed; one that ended comes behind those that it has executed."""
+    found: object = ast.literal_eval(text)
+    assert isinstance(found, list)
+    modules = list[Import]()
+    inner = defaultdict[int, float](float)
+    for name, depth, began, ended in found:
+        whole = ended - began
+        modules.append(
+            Import(name, depth, began - first, whole - inner.pop(depth + 1, 0), whole)
+        )
+        inner[depth] += whole
+    return tuple(modules)
