@@ -82,6 +82,8 @@ class Children:
         next time: whoever calls this has done its own work.
         """
         try:
+            if not _has_exited():
+                return
             for pid in procfs.children():
                 if pid not in self._owned and not self._is_held(pid):
                     self._reap_one(pid)
@@ -245,6 +247,14 @@ def _readable(content: bytes) -> Iterator[int]:
         yield reader
     finally:
         os.close(reader)
+
+
+def _has_exited() -> bool:
+    """Tell whether any child has exited and not been waited for: whoever owns it."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # there is none at all
+        return False
 
 
 def _found(program: str) -> str:

@@ -9,10 +9,11 @@ Source: runc(8); the table of texts is in PROTOCOL.md, "Errors of the runtime".
 import errno
 import logging
 import os
+import shutil
 import socket
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL  # noqa: TID251 - a constant for trio
@@ -119,9 +120,9 @@ class Runc:
         self, container_id: str, bundle: str, streams: StandardStreams, *, tty: bool
     ) -> tuple[Process, int | None]:
         """Create a container; return its init, owned, and the master of its terminal."""
-        return await self._launch(
-            ("create", "--bundle", bundle), container_id, streams, tty=tty
-        )
+        with _folder() as folder:
+            arguments = ("create", "--bundle", bundle, container_id)
+            return await self._launch(folder, arguments, streams, tty=tty)
 
     async def exec(
         self,
@@ -136,8 +137,8 @@ class Runc:
         with _folder() as folder:
             spec = Path(folder, "process.json")
             spec.write_bytes(msgspec.json.encode(process))  # noqa: ASYNC240 - tmpfs
-            arguments = ("exec", "--detach", "--process", str(spec))
-            return await self._launch(arguments, container_id, streams, tty=tty, turn=turn)
+            arguments = ("exec", "--detach", "--process", str(spec), container_id)
+            return await self._launch(folder, arguments, streams, tty=tty, turn=turn)
 
     async def start(self, container_id: str, turn: Turn = nullcontext) -> None:
         """Let a created container's init go on to its program."""
@@ -170,32 +171,30 @@ class Runc:
 
     async def _launch(
         self,
+        folder: str,
         arguments: tuple[str, ...],
-        container_id: str,
         streams: StandardStreams,
         *,
         tty: bool,
         turn: Turn = nullcontext,
     ) -> tuple[Process, int | None]:
+        pid_file = Path(folder, "pid")
         async with self.starting:
-            with turn(), _folder() as folder, self.children.hold():
-                pid_file = Path(folder, "pid")
-                with _console(folder if tty else None) as console:
-                    socket_argument = (
-                        () if console is None else ("--console-socket", f"{folder}/s")
-                    )
-                    argv = (*arguments, "--pid-file", str(pid_file), *socket_argument)
-                    try:
-                        await self._run(folder, (*argv, container_id), streams, _TIMEOUT_S)
-                    except BaseException:
-                        self._end_started(pid_file)
-                        raise
-                    process = Process.adopt(self.children, _pid_in(pid_file))
-                    try:
-                        master = None if console is None else await _receive_terminal(console)
-                    except BaseException:
-                        process.abandon(self.children)
-                        raise
+            with turn(), self.children.hold(), _console(folder if tty else None) as console:
+                to_console = () if console is None else ("--console-socket", f"{folder}/s")
+                verb, *rest = arguments
+                argv = (verb, "--pid-file", str(pid_file), *to_console, *rest)
+                try:
+                    await self._run(folder, argv, streams, _TIMEOUT_S)
+                except BaseException:
+                    self._end_started(pid_file)
+                    raise
+                process = Process.adopt(self.children, _pid_in(pid_file))
+                try:
+                    master = None if console is None else await _receive_terminal(console)
+                except BaseException:
+                    process.abandon(self.children)
+                    raise
                 return process, master
 
     def _end_started(self, pid_file: Path) -> None:
@@ -239,13 +238,29 @@ def _starts_at_once() -> int:
     return max(1, min((os.cpu_count() or 1) + 1, free // _MEMORY_PER_START))
 
 
-def _folder() -> "tempfile.TemporaryDirectory[str]":
-    """Return a folder for one call.
+@contextmanager
+def _folder() -> Iterator[str]:
+    """Have a folder for one call.
 
     That it can't be removed does not fail the call: what it started would be lost for that.
     """
+    path = f"{_SCRATCH}/c-{time.monotonic_ns()}"
     _SCRATCH.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix="c-", dir=_SCRATCH, ignore_cleanup_errors=True)
+    os.mkdir(path, 0o700)  # noqa: PTH102 - a string, as all that the runtime is told
+    try:
+        yield path
+    finally:
+        _remove(path)
+
+
+def _remove(folder: str) -> None:
+    """Remove a call's folder; what the runtime has left there may be more than it was told."""
+    try:
+        for name in os.listdir(folder):  # noqa: PTH208 - as above
+            os.unlink(f"{folder}/{name}")  # noqa: PTH108 - as above
+        os.rmdir(folder)  # noqa: PTH106 - as above
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pid_in(pid_file: Path) -> int:

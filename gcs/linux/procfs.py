@@ -34,15 +34,31 @@ __all__ = [
 ]
 
 PROC = Path("/proc")
+#: The pids of a thousand children take less.
+_READ_SIZE = 8192
 
 
 def children(pid: int | None = None) -> tuple[int, ...]:
     """Return the pids of a process's children, zombies included; by default of this one's."""
     found: list[int] = []
-    for task in os.scandir(PROC / ("self" if pid is None else str(pid)) / "task"):
+    folder = f"{PROC}/{'self' if pid is None else pid}/task"
+    for thread in os.listdir(folder):  # noqa: PTH208 - names are all that is needed
         with suppress(FileNotFoundError):  # the thread has just ended
-            found += map(int, Path(task.path, "children").read_text().split())
+            found += map(int, _content(f"{folder}/{thread}/children").split())
     return tuple(found)
+
+
+def _content(path: str) -> bytes:
+    """Read a file by the plain calls, which take half as long as an object for it does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = part = os.read(descriptor, _READ_SIZE)
+        while part:
+            part = os.read(descriptor, _READ_SIZE)
+            content += part
+        return content
+    finally:
+        os.close(descriptor)
 
 
 def arguments(pid: int) -> tuple[str, ...]:
@@ -57,12 +73,12 @@ def arguments(pid: int) -> tuple[str, ...]:
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None when it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        stat = _content(f"{PROC}/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name in parentheses may hold spaces and parentheses; starttime is field 22, and the
     # first field behind the name is number 3.
-    return int(stat.rpartition(")")[2].split()[22 - 3])
+    return int(stat.rpartition(b")")[2].split()[22 - 3])
 
 
 def pid_namespace(pid: int) -> str | None:
