@@ -49,34 +49,41 @@ ABSENT = "absent.py"
 #: for by the agent; a module that it imports asks for them.
 STAND_INS = {
     f"{OURS}/attr/validators.py": "validators.py",
-    f"{OURS}/idna/__init__.py": ABSENT,
-    f"{OURS}/msgspec/_json_schema.py": ABSENT,
-    f"{OURS}/msgspec/inspect.py": ABSENT,
-    f"{OURS}/msgspec/msgpack.py": ABSENT,
-    f"{OURS}/msgspec/toml.py": ABSENT,
-    f"{OURS}/msgspec/yaml.py": ABSENT,
     f"{OURS}/pyroute2/__init__.py": "pyroute2.py",
     f"{OURS}/pyroute2/config/__init__.py": "pyroute2_config.py",
-    f"{OURS}/trio/_dtls.py": ABSENT,
-    f"{OURS}/trio/_highlevel_open_tcp_listeners.py": ABSENT,
-    f"{OURS}/trio/_highlevel_open_tcp_stream.py": ABSENT,
-    f"{OURS}/trio/_highlevel_open_unix_stream.py": ABSENT,
-    f"{OURS}/trio/_highlevel_serve_listeners.py": ABSENT,
-    f"{OURS}/trio/_highlevel_ssl_helpers.py": ABSENT,
-    f"{OURS}/trio/_path.py": ABSENT,
-    f"{OURS}/trio/_ssl.py": ABSENT,
     f"{STDLIB}/ctypes/util.py": "ctypes_util.py",
     f"{STDLIB}/datetime.py": "datetime.py",
-    # JSON has numbers that these could be; tags of CBOR are refused before they are read
-    f"{STDLIB}/decimal.py": ABSENT,
     f"{STDLIB}/inspect.py": "inspect.py",
     f"{STDLIB}/linecache.py": "linecache.py",
     f"{STDLIB}/platform.py": "platform.py",
     f"{STDLIB}/textwrap.py": "textwrap.py",
-    # pathlib has it for URIs of paths
-    f"{STDLIB}/urllib/parse.py": ABSENT,
     f"{STDLIB}/uuid.py": "uuid.py",
 }
+#: Modules of which nothing is used, by folder and name.
+UNUSED = (
+    # for whom classes are compared, copied, converted and filtered
+    *(f"{OURS}/attr/{name}" for name in ("_cmp", "_funcs", "_version_info", "converters")),
+    *(f"{OURS}/attrs/{name}" for name in ("converters", "exceptions", "filters", "setters")),
+    *(f"{OURS}/{name}" for name in ("attr/filters", "attrs/validators", "idna/__init__")),
+    # other formats, and schemas
+    *(f"{OURS}/msgspec/{name}" for name in ("_json_schema", "inspect", "msgpack", "toml")),
+    f"{OURS}/msgspec/yaml",
+    # operations of sorted dictionaries' keys
+    f"{OURS}/sortedcontainers/sortedset",
+    # channels, files, listeners, TLS and clocks of tests
+    *(f"{OURS}/trio/{name}" for name in ("_channel", "_dtls", "_file_io", "_path", "_ssl")),
+    *(f"{OURS}/trio/_core/{name}" for name in ("_mock_clock", "_unbounded_queue")),
+    *(f"{OURS}/trio/_highlevel_open_{name}" for name in ("tcp_listeners", "tcp_stream")),
+    *(f"{OURS}/trio/_highlevel_{name}" for name in ("serve_listeners", "ssl_helpers")),
+    f"{OURS}/trio/_highlevel_open_unix_stream",
+    # JSON has numbers that these could be; tags of CBOR are refused before they are read
+    f"{STDLIB}/decimal",
+    # what pathlib has for other systems, and for URIs
+    *(f"{STDLIB}/ntpath", f"{STDLIB}/urllib/parse"),
+    # socket and subprocess have them for what trio does in their place
+    f"{STDLIB}/selectors",
+)
+STAND_INS |= {f"{place}.py": ABSENT for place in UNUSED}
 #: The launcher's own modules.
 LAUNCHERS = ("finder.py", "kept.py")
 #: Where each module is, for `initramfs/agent/finder.py`.
