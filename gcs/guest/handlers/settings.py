@@ -93,5 +93,6 @@ async def modify(agent: Agent, request: ModifySettings) -> Reply:
     elif key in HANDLERS:
         await HANDLERS[key](agent, settings)
     else:
-        raise GcsError(f"{change.resource_type}: {change.request_type!r} is not possible")
+        asked = str(change.request_type)  # one that was not named is a member of its enum
+        raise GcsError(f"{change.resource_type}: {asked!r} is not possible")
     return Reply()
