@@ -41,6 +41,13 @@ CRUN = FromDebian(
     ("crun", "libcap2", "libyajl2"),
     ("usr/bin/crun", f"{LIB}libcap.so.*", f"{USR_LIB}libyajl.so.*"),
 )
+#: Names of busybox that the guest has no use for: package managers, and ways in for somebody.
+UNWANTED = frozenset(
+    (
+        *("dpkg", "dpkg-deb", "rpm", "rpm2cpio"),
+        *("getty", "login", "su", "sulogin", "svc", "svok", "telnetd"),
+    )
+)
 #: What LinuxKit puts there, whatever an image has.
 HOSTS = """\
 127.0.0.1       localhost
@@ -116,7 +123,7 @@ def _with_folders(step: Step, scratch: Path, picked: Tree) -> Tree:
     busybox.write_bytes(picked["bin/busybox"].data)
     busybox.chmod(0o755)
     listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
-    applets = {name for name in listed.stdout.split() if name not in ("busybox", "init")}
+    applets = {*listed.stdout.split()} - {"busybox", "init"} - UNWANTED
     links = {f"bin/{name}": tree.symlink("busybox") for name in applets}
     # Below these the init mounts; its own root is read-only by then.
     folders = ("dev", "proc", "sys", "run", "tmp", "root", "etc", "var", "mnt")

@@ -18,8 +18,8 @@ BY_NAME = {
 #: Imports that are tried and can be missed, or are other systems': with what is below them.
 NOT_FOLLOWED = frozenset(
     (
-        # shutil's archives, and C's stand-ins for modules that the interpreter has in C
-        *("bz2", "lzma", "_pydecimal", "_py_abc", "_threading_local"),
+        # shutil's archives, and what stands in for modules that the interpreter has in C
+        *("bz2", "lzma", "_pydecimal", "_py_abc", "_threading_local", "hashlib"),
         # OpenSSL's hashes and libuuid's numbers: the interpreter has its own
         *("_hashlib", "_uuid"),
         # other systems
@@ -93,30 +93,37 @@ def _statements(body: Iterable[ast.stmt], *, late: bool) -> Iterator[ast.stmt]:
 
 
 def closure(
-    roots: Iterable[str], modules: Mapping[str, str], sources: Mapping[str, bytes]
+    roots: Iterable[str],
+    modules: Mapping[str, str],
+    sources: Mapping[str, bytes],
+    *,
+    late: bool = False,
 ) -> set[str]:
     """Return the modules that the roots import, and what these import, by name.
 
     Args:
-        roots: Names, of modules or of what is in them.
+        roots: Names, of modules or of what is in them: these are never left out.
         modules: All that there are, with their paths.
         sources: The text of each path that is a text.
+        late: Whether imports in functions count.
     """
     found: set[str] = set()
-    waiting = list(roots)
+    asked, waiting = set(roots), list(roots)
     while waiting:
         name = waiting.pop()
         # Whoever imports a module imports the packages that it is in.
         if "." in name:
             waiting.append(name.rpartition(".")[0])
-        if name in found or name not in modules or _is_left_out(name):
+        if name in found or name not in modules:
+            continue
+        if _is_left_out(name) and name not in asked:
             continue
         found.add(name)
         path = modules[name]
         waiting += BY_NAME.get(name, ())
         if path in sources:
             is_package = path.endswith("/__init__.py")
-            waiting += imported(sources[path], name, is_package=is_package, late=False)
+            waiting += imported(sources[path], name, is_package=is_package, late=late)
     return found
 
 

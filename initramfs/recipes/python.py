@@ -23,6 +23,8 @@ RUN = f"/usr/bin/{PYTHON}"
 STDLIB = f"usr/lib/{PYTHON}"
 #: Where the agent and its packages live.
 OURS = "usr/lib/gcs"
+#: What the launcher imports.
+AGENT = "gcs.guest.main"
 #: Run by the guest's interpreter.
 BYTECODE, KEEP = "initramfs/recipes/bytecode.py", "initramfs/recipes/keep.py"
 #: Without the columns of each instruction: they are for showing a line of the source, which the
@@ -152,13 +154,15 @@ def agent(engine: Engine) -> Path:
 
 
 def agent_modules(repo: Path) -> Tree:
-    """Return the agent's modules by their place in the guest, the host's side left out."""
+    """Return the modules of ours that the agent imports, by their place in the guest."""
     package = repo / "gcs"
-    return {
+    ours = {
         f"{OURS}/gcs/{path.relative_to(package)}": tree.regular(path.read_bytes())
         for path in sorted(package.rglob("*.py"))
-        if path.relative_to(package).parts[0] not in ("host", "shim")
     }
+    known, texts = modules.names_in(OURS, ours), {at: entry.data for at, entry in ours.items()}
+    used = modules.closure([AGENT], known, texts, late=True)
+    return {known[name]: ours[known[name]] for name in sorted(used)}
 
 
 def _launcher_modules(repo: Path) -> Tree:

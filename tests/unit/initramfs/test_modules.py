@@ -61,6 +61,24 @@ def test_what_is_imported_brings_its_packages_and_what_they_import() -> None:
     assert modules.closure(["a.b"], paths, sources) == {"a", "a.b", "c"}
 
 
+def test_what_is_asked_for_itself_is_never_left_out() -> None:
+    texts = {"a": b"import hashlib", "hashlib": b"", "b": b"def f():\n import a"}
+    paths = {name: f"{name}.py" for name in texts}
+    sources = {paths[name]: text for name, text in texts.items()}
+    assert modules.closure(["a"], paths, sources) == {"a"}
+    assert modules.closure(["a", "hashlib"], paths, sources) == {"a", "hashlib"}
+    assert modules.closure(["b"], paths, sources) == {"b"}
+    assert modules.closure(["b"], paths, sources, late=True) == {"a", "b"}
+
+
+def test_of_our_own_modules_those_are_in_the_image_that_the_agent_imports() -> None:
+    """Not the host's, nor what only hosts and their services say to each other."""
+    names = modules.names_in(python.OURS, python.agent_modules(REPO))
+    assert {"gcs", "gcs.guest.main", "gcs.linux.link", "gcs.wire.extensions"} <= set(names)
+    strange = ("gcs.host", "gcs.wire.control", "gcs.wire.container_storage")
+    assert [name for name in names if name.startswith(strange)] == []
+
+
 def test_the_agent_imports_what_it_is_known_to() -> None:
     names = python.agent_imports(REPO)
     assert {"trio", "msgspec", "cbor2", "psutil", "pyroute2.netlink.rtnl.rtmsg"} <= names
