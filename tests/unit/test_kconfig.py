@@ -44,7 +44,14 @@ def test_vsock_loopback_is_the_debug_fragments_alone() -> None:
 
 
 def test_speculation_is_fenced() -> None:
-    assert options(REPO / "kconfig/base.config")["CPU_MITIGATIONS"] == "y"
+    base = options(REPO / "kconfig/base.config")
+    assert base["CPU_MITIGATIONS"] == "y"
+    assert {value for name, value in base.items() if name.startswith("MITIGATION_")} == {"y"}
+
+
+def test_a_vm_learns_that_it_is_a_copy() -> None:
+    """VMGENID has the kernel take new random numbers then."""
+    assert options(REPO / "kconfig/base.config")["VMGENID"] == "y"
 
 
 def test_every_option_that_a_module_needs_is_built() -> None:
@@ -66,6 +73,25 @@ def test_an_option_is_explained_with_its_reason_and_who_needs_it() -> None:
     assert said[0] == f"CONFIG_VIRTIO_PMEM=y in kconfig/pmem-dax.config: {reason}"
     assert "  needed by gcs/linux/pmem.py" in said
     assert why.tell(REPO, "virtio_pmem").splitlines() == said
+
+
+@pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
+def test_every_option_of_a_fragment_is_explained(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its value, its fragment and its reason, and by each module that says it needs it."""
+    needed = why.needs(REPO)
+    monkeypatch.setattr(why, "needs", lambda _: needed)
+    for name, value in options(path).items():
+        first, *_ = said = why.tell(REPO, name).splitlines()
+        assert any(
+            re.fullmatch(rf"CONFIG_{name}={value} in kconfig/{path.name}: \S.{{3,}}", line)
+            for line in said
+        ), first
+        users = [module for module, names in needed.items() if name in names]
+        assert [line for line in said if "needed by" in line] == [
+            f"  needed by {module}" for module in users
+        ]
 
 
 def test_an_option_that_nobody_chose_is_said_to_be_none() -> None:

@@ -1,10 +1,13 @@
 """The VM's own root in both boot forms: small, the image's to the byte, nobody's to write."""
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -123,21 +126,54 @@ def test_the_only_programs_are_init_and_the_agent(booted: Booted) -> None:
     assert len(listening.splitlines()) == 3, listening
 
 
+def test_there_is_no_package_manager_and_no_compiler(booted: Booted) -> None:
+    """Nor a way in for somebody who has a terminal."""
+    names = (
+        *("apk", "apt", "apt-get", "dnf", "dpkg", "opkg", "pip", "pip3", "rpm", "yum"),
+        *("as", "c99", "cc", "clang", "gcc", "go", "ld", "make", "perl", "tcc"),
+        *("getty", "login", "su", "sudo", "sulogin", "telnetd", "sshd", "dropbear"),
+    )
+    script = f"for n in {' '.join(names)}; do which $n; done; which sh"
+    assert booted.vm("sh", "-c", script) == "/bin/sh\n"
+
+
+def test_the_only_interface_is_lo(booted: Booted) -> None:
+    """No NIC, and none of those that a kernel may make by itself."""
+    assert booted.vm("ls", "/sys/class/net") == "lo\n"
+
+
 def test_each_file_is_the_image_s_and_belongs_to_a_listed_package(booted: Booted) -> None:
     """After all that was done in it, the root is to the byte what the list says."""
-    document = json.loads((ROOT / "build/sbom.spdx.json").read_text())
+    script = "find / -xdev -type f -exec sha256sum {} +"
+    told = (line.split(maxsplit=1) for line in booted.vm("sh", "-c", script).splitlines())
+    assert {path: digest for digest, path in told} == _listed("sbom.spdx.json")
+
+
+@pytest.mark.parametrize("suffix", ["", "-full"])
+def test_the_list_has_each_file_of_both_images(tmp_path: Path, suffix: str) -> None:
+    """Of the base image and of the full one, as they are before any boot."""
+    top, image = tmp_path / "tree", (ROOT / f"build/root-image{suffix}").resolve()
+    subprocess.run(("fsck.erofs", f"--extract={top}", image), check=True, capture_output=True)
+    found = {
+        f"/{path.relative_to(top)}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in top.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    assert found == _listed(f"sbom{suffix}.spdx.json")
+
+
+def _listed(name: str) -> Mapping[str, str]:
+    """Return the digests of a list's files, each of which is in one package of it."""
+    document = json.loads((ROOT / "build" / name).read_text())
     sums = {
         each["fileName"].removeprefix("."): each["checksums"][1]["checksumValue"]
         for each in document["files"]
     }
-    script = "find / -xdev -type f -exec sha256sum {} +"
-    told = (line.split(maxsplit=1) for line in booted.vm("sh", "-c", script).splitlines())
-    found = {path: digest for digest, path in told}
-    assert found == sums
     names = {each["SPDXID"] for each in document["packages"]}
     contains = [r for r in document["relationships"] if r["relationshipType"] == "CONTAINS"]
     assert len(contains) == len(sums)
     assert {each["spdxElementId"] for each in contains} == names
+    return sums
 
 
 def test_the_image_is_as_small_as_promised() -> None:
