@@ -39,8 +39,9 @@ async def _streams(one: Guest, is_quick: bool) -> Measured:
 
 
 async def _memory(is_quick: bool) -> Measured:
-    async with open_guest(guest.config()) as one:
-        return await memory.measure(one)
+    # The first state is the one that the aim is stated for.
+    states = (*memory.STATES,)
+    return await memory.measure(states[:1] if is_quick else states)
 
 
 async def _boot(is_quick: bool) -> Measured:

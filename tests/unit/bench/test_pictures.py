@@ -1,0 +1,46 @@
+"""Pictures of reports: what was measured stands beside what it is to be compared with."""
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from tests.bench import memory, pictures
+from tests.bench.figures import Report
+from tests.bench.machine import Machine
+
+_MACHINE = Machine(
+    processor="a processor",
+    cores=2,
+    memory_gib=4,
+    accelerator="tcg",
+    host_kernel="6.1",
+    qemu="7.2",
+    commit="abc",
+)
+
+
+def _texts(report: Report, docs: Path) -> list[str]:
+    pictures.draw(report, docs)
+    tree = ET.parse(docs / "bench" / f"{report.name}.svg")
+    return [text.text or "" for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_the_memory_of_the_agent_stands_beside_the_go_agent_s(tmp_path: Path) -> None:
+    """Each state that was measured, for each number of containers; and the aims."""
+    states = ("pmem", "initrd, NIC")
+    values = {
+        f"{state}, {part}": (10.0, 11.0, 14.0) for state in states for part in memory.PARTS
+    }
+    report = Report(
+        name="memory",
+        machine=_MACHINE,
+        values={**values, "pmem, floor": (5.0, 4.0, 3.0)},
+    )
+    texts = _texts(report, tmp_path)
+    for count in ("0 containers", "1 container", "10 containers"):
+        assert [text.partition(": ")[2] for text in texts if text.startswith(f"{count}: ")] == [
+            *states,
+            "Go agent",
+        ]
+    assert {"12.8", "13.3", "15.9"} <= {*texts}
+    assert [text for text in texts if text.startswith("aim")] == ["aim, pmem, idle: 14"]
+    assert "ten containers: 18" in texts
