@@ -46,6 +46,12 @@ _ROOT_WORDS = (
     *("root=/dev/pmem0", "rootfstype=erofs", "rootflags=dax=always", "ro", "rootwait"),
     "init=/init",
 )
+#: Words for the kernel that make a VM of 256 MiB at rest have 61 MiB of the host's, not 65:
+_SMALL_WORDS = (
+    # Free runs of at least 2 to the power of this pages are told to the host, which takes them
+    # back. By default they are of 2 MiB, and 3 MiB of shorter ones are left after a boot.
+    "page_reporting.page_reporting_order=4",
+)
 #: Without spawn, privileges and resource control a QEMU that a guest has taken over can't start
 #: programs.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -134,6 +140,7 @@ def qemu_argv(config: VmConfig, wiring: Wiring) -> tuple[str, ...]:
         *("-device", "virtio-rng-pci"),
         *("-device", "virtio-scsi-pci,id=scsi0"),
         *_vsock(wiring),
+        *("-device", "virtio-balloon-pci,free-page-reporting=on"),
         *_ports(config.pmem_ports + config.has_scratch_port, pmem_port, _FIRST_PORT_DEVICE, 1),
         *_ports(config.nic_ports, nic_port, _FIRST_NIC_DEVICE, _FIRST_NIC_SLOT),
         *(() if wiring.scratch_fd is None else ("-add-fd", f"fd={wiring.scratch_fd},set=1")),
@@ -164,7 +171,7 @@ def kernel_command_line(config: VmConfig) -> str:
     panic=-1: the kernel resets at once, and QEMU ends (-no-reboot), so a dead guest is seen.
     """
     root = () if config.root_image is None else _ROOT_WORDS
-    words = ["console=ttyS0", "panic=-1", "quiet", *root, *config.kernel_args]
+    words = ["console=ttyS0", "panic=-1", "quiet", *_SMALL_WORDS, *root, *config.kernel_args]
     return " ".join([*words, *(("--", *config.init_args) if config.init_args else ())])
 
 

@@ -67,6 +67,16 @@ def test_guest_memory_is_shared_and_leaves_room_for_layers() -> None:
     assert int(match[1]) > 256
 
 
+def test_the_guest_tells_of_memory_that_it_has_freed() -> None:
+    """By a balloon that is never inflated; and of runs shorter than the kernel's 2 MiB."""
+    devices = option(qemu_argv(CONFIG, WIRING), "-device")
+    assert "virtio-balloon-pci,free-page-reporting=on" in devices
+    (order,) = re.findall(
+        r" page_reporting\.page_reporting_order=(\d+)\b", kernel_command_line(CONFIG)
+    )
+    assert int(order) < 9
+
+
 def test_a_comma_in_a_path_is_doubled_where_qemu_splits() -> None:
     """A socket in a folder with a comma does not become another option."""
     assert "socket,id=vsock,path=/v,,1" in option(qemu_argv(CONFIG, WIRING), "-chardev")
@@ -79,9 +89,11 @@ def test_the_guest_waits_until_it_is_started() -> None:
 
 def test_words_for_init_follow_two_dashes() -> None:
     """The kernel leaves what follows "--" to init, and gets no dashes without such words."""
-    assert kernel_command_line(CONFIG) == "console=ttyS0 panic=-1 quiet"
+    words = kernel_command_line(CONFIG)
+    assert words.startswith("console=ttyS0 panic=-1 quiet ")
+    assert "--" not in words
     config = VmConfig(kernel=Path("/k"), initrd=Path("/i"), init_args=("-e", "1"))
-    assert kernel_command_line(config).endswith(" quiet -- -e 1")
+    assert kernel_command_line(config) == f"{words} -- -e 1"
 
 
 def test_a_kernel_with_vhost_vsock_needs_no_program() -> None:
