@@ -79,7 +79,7 @@ class Lan:
         """Return a page as it is seen from within; empty when there is none until then."""
         asked = (sys.executable, "-m", "tests.support.http", url, str(patience_s))
         done = subprocess.run(
-            [*self.prefix, *asked], capture_output=True, timeout=60, check=False
+            [*self.prefix, *asked], capture_output=True, timeout=120, check=False
         )
         return done.stdout
 

@@ -74,7 +74,7 @@ def test_a_server_answers_on_published_ports(inside: Stage, busybox: str, lan: L
     assert done.returncode == 0, done.stderr
     for host in ("127.0.0.1:8080", "[::1]:8080", "[2001:db8::1]:8081"):
         assert lan.fetch(f"http://{host}/") == b"hello\n", host
-    assert inside.run("rm", "-f", "web", timeout_s=60).returncode == 0
+    assert inside.run("rm", "-f", "web").returncode == 0
     assert lan.fetch("http://[::1]:8080/", patience_s=0) == b""
     assert inside.leftovers() == []
 
@@ -109,13 +109,13 @@ def test_a_tap_device_is_at_addresses_that_are_given(
     assert lan.fetch("http://10.9.0.7/") == b"hello\n"
     assert lan.fetch("http://[fd09::7]/") == b"hello\n"
     script = "wget -q -O - http://lan.test/ && wget -q -O - http://[2001:db8::1]/"
-    done = inside.run("exec", "web", "sh", "-c", script, timeout_s=60)
+    done = inside.run("exec", "web", "sh", "-c", script)
     assert done.stdout == 2 * PAGE, done.stderr
     # The device is in use: another VM is refused, in words.
     done = inside.run("run", "--network", "tap:tap0", busybox, "sh", timeout_s=_BOOT_S)
     assert done.returncode == 125
     assert b"gcsctl: tap tap0: " in done.stderr, done.stderr
-    assert inside.run("rm", "-f", "web", timeout_s=60).returncode == 0
+    assert inside.run("rm", "-f", "web").returncode == 0
     assert inside.leftovers() == []
 
 
@@ -132,9 +132,9 @@ def test_passt_gives_the_addresses_of_this_machine(
         assert lan.fetch(f"http://{host}/") == b"hello\n", host
     # passt takes the gateway's address for this machine's loopback.
     script = "ip -o address show eth0; wget -q -O - http://10.9.0.99/"
-    done = inside.run("exec", "web", "sh", "-c", script, timeout_s=60)
+    done = inside.run("exec", "web", "sh", "-c", script)
     said = done.stdout.decode()
     assert "inet 10.9.0.1/24" in said, (said, done.stderr)
     assert said.endswith(PAGE.decode()), (said, done.stderr)
-    assert inside.run("rm", "-f", "web", timeout_s=60).returncode == 0
+    assert inside.run("rm", "-f", "web").returncode == 0
     assert inside.leftovers() == []

@@ -38,14 +38,14 @@ def pod(gcsctl_for_module: Stage, images: Path) -> Iterator[Stage]:
     listens(stage, "web", 80)
     yield stage
     names = stage.run("ps", "-aq").stdout.decode().split()
-    stage.run("rm", "-f", *names, timeout_s=60)
+    stage.run("rm", "-f", *names)
     assert stage.leftovers() == []
 
 
 def listens(stage: Stage, name: str, port: int) -> None:
     """Wait until a server answers: its process is there before its port is."""
     script = f"until wget -q -O - http://127.0.0.1:{port}/; do sleep 0.1; done"
-    done = stage.run("exec", name, "sh", "-c", script, timeout_s=60)
+    done = stage.run("exec", name, "sh", "-c", script)
     assert done.returncode == 0, done.stderr
 
 
@@ -79,9 +79,9 @@ def test_they_are_one_machine_with_roots_of_their_own(pod: Stage, images: Path) 
     assert said.startswith("shop\nshop\nclient\n"), said
     assert "inet 10.0.2.15/24" in said
     assert "nameserver 10.0.2.3\n" in said
-    done = pod.run("exec", "web", "cat", "/www/index.html", timeout_s=60)
+    done = pod.run("exec", "web", "cat", "/www/index.html")
     assert done.stdout == b"web\n"
-    done = pod.run("exec", "--vm", "web", "ip", "-o", "link", timeout_s=60)
+    done = pod.run("exec", "--vm", "web", "ip", "-o", "link")
     assert re.findall(rb"^\d+: (\S+):", done.stdout, re.MULTILINE) == [b"lo"]
 
 
@@ -90,7 +90,7 @@ def test_a_container_that_has_left_leaves_nothing_in_the_vm(pod: Stage, images: 
 
     def state() -> list[str]:
         script = "cat /proc/mounts; ls /run/gcs/c; ls /run/layers"
-        done = pod.run("exec", "--vm", "web", "sh", "-c", script, timeout_s=60)
+        done = pod.run("exec", "--vm", "web", "sh", "-c", script)
         assert done.returncode == 0, done.stderr
         return sorted(done.stdout.decode().splitlines())
 
@@ -113,7 +113,7 @@ def test_ports_for_layers_run_out_in_words(pod: Stage, tmp_path: Path) -> None:
         if done.returncode:
             break
     assert b"layers that the VM does not have yet need a port each" in refusal
-    assert pod.run("exec", "fill0", "/bin/sleep", "0", timeout_s=60).returncode == 0
+    assert pod.run("exec", "fill0", "/bin/sleep", "0").returncode == 0
     names = [line.split()[0] for line in pod.run("ps", "-q").stdout.decode().splitlines()]
     assert len(names) == 5
 
@@ -126,7 +126,7 @@ def test_a_pod_goes_on_without_the_first_and_ends_with_the_last(
     words = ("run", "-d", "--pod", "shop", "--name", "other")
     assert pod.run(*words, *client, timeout_s=_JOIN_S).returncode == 0
     listens(pod, "other", 81)
-    assert pod.run("rm", "-f", "web", timeout_s=60).returncode == 0
+    assert pod.run("rm", "-f", "web").returncode == 0
     said = run(pod, images / "client", "wget", "-q", "-O", "-", "http://10.0.2.15:81/")
     assert said == "client\n"
     names = pod.run("ps", "-aq").stdout.decode().split()

@@ -54,7 +54,7 @@ async def many(image: Path, tmp_path: Path) -> Path:
 async def test_128_layers_are_one_root_on_eight_devices(gcsctl: Stage, many: Path) -> None:
     """The topmost counts, what is hidden does not show, and each is read by DAX."""
     started = gcsctl.run(
-        "run", "-d", "--name", "many", str(many), "sleep", "300", timeout_s=240
+        "run", "-d", "--name", "many", str(many), "sleep", "3000", timeout_s=240
     )
     assert started.returncode == 0, started.stderr
     script = "cat /many/top; echo; ls /many; echo; ls /odd"

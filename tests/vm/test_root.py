@@ -50,7 +50,7 @@ def _running(stage: Stage, form: str, memory: str) -> Iterator[Booted]:
     done = stage.run(*words, str(stage.image), "sleep", "3000", timeout_s=300)
     assert done.returncode == 0, done.stderr
     yield Booted(form, stage)
-    stage.run("rm", "-f", "nyan", timeout_s=100)
+    stage.run("rm", "-f", "nyan")
     assert stage.leftovers() == []
 
 
