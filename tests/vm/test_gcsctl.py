@@ -85,12 +85,15 @@ def test_an_interrupt_after_any_step_leaves_nothing(gcsctl: Stage, step: str) ->
         "create the container": b"mount the layers: ",
         "start the container": b"create the container: ",
     }[step]
-    with gcsctl.start("run", "--verbose", str(gcsctl.image), "sleep", "60") as process:
+    # Should the step be over sooner than we are: it may be interrupted as well.
+    words = ("sh", "-c", "trap 'exit 130' INT; sleep 600 & wait")
+    with gcsctl.start("run", "--verbose", str(gcsctl.image), *words) as process:
         assert process.stderr is not None
         read_until(process.stderr.fileno(), previous)
         # Somewhere in the middle of the step.
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
+        time.sleep(0.1)  # of two that are there at once it sees one
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert gcsctl.leftovers() == []
@@ -102,7 +105,7 @@ def test_a_terminal_has_our_size_and_follows_it(gcsctl: Stage) -> None:
     os.set_inheritable(slave, True)
     subprocess.run(["stty", "rows", "33", "cols", "101"], stdin=slave, check=True)
     # Ctrl-C means nothing to a pid 1, so it is a child of it that speaks and then sleeps.
-    script = 'stty size; read -r line; sh -c "echo got $line; exec sleep 100"'
+    script = 'stty size; read -r line; sh -c "echo got $line; exec sleep 1000"'
     words = ("run", "-it", str(gcsctl.image), "sh", "-c", script)
     with gcsctl.start(*words, terminal=slave) as process:
         read_until(master, rb"33 101\r")
