@@ -109,7 +109,7 @@ async def test_a_vm_without_a_port_for_a_layer_says_so(
         with pytest.raises(GcsError, match=words):
             await here.mounts.mount(whole(files))
         assert len(plugged([*here.qemu.devices])) == 1
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await here.mounts.mount(whole(files[1:]))
         with pytest.raises(GcsError, match=f"of its {ports} none are left"):
             await here.mounts.mount(whole(files))

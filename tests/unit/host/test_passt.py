@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateFolder:
 
 async def test_ports_of_both_protocols_are_told(folder: StateFolder) -> None:
     """What is not published is closed, which is not passt's default."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with open_passt(_PORTS, folder) as passt:
             while not passt.log.tail():  # noqa: ASYNC110 - another's state
                 await trio.sleep(0.01)
@@ -47,7 +47,7 @@ async def test_why_it_has_ended_is_told(
 ) -> None:
     """In its own words."""
     monkeypatch.setenv("FAIL", "1")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with open_passt(_PORTS, folder) as passt:
             await passt.child.wait()
             with pytest.raises(GcsError, match=r"passt ended with status 1; .* bind port 8080"):
