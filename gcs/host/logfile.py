@@ -31,6 +31,8 @@ _DRAIN_S = 1.0
 #: What an error repeats of a log: its last lines, as far as they are in its last bytes.
 _TAIL_LINES = 3
 _TAIL_SIZE = 4096
+#: What a kernel says of its own end, before it lists the calls that led there.
+_PANIC = "Kernel panic"
 
 
 class LogFile:
@@ -90,11 +92,13 @@ class Log:
     ended: trio.Event = field(default_factory=trio.Event)
 
     def tail(self) -> str:
-        """Return the last lines on one line; empty when there are none."""
+        """Return the last lines on one line, or that of a panic; empty without any."""
         with self.path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_SIZE))
             lines = file.read().decode(errors="replace").splitlines()
-        return " | ".join([line.strip() for line in lines if line.strip()][-_TAIL_LINES:])
+        found = [line.strip() for line in lines if line.strip()]
+        panic = next((line for line in found if _PANIC in line), None)
+        return " | ".join(found[-_TAIL_LINES:]) if panic is None else panic
 
 
 async def keep(reader: trio.abc.ReceiveStream, file: LogFile) -> None:

@@ -105,6 +105,18 @@ async def test_a_program_that_prints_without_end_has_a_log_with_one(tmp_path: Pa
     assert MARK.match(read(path))
 
 
+async def test_of_a_panic_its_reason_is_repeated(tmp_path: Path) -> None:
+    """Not the calls that are listed below it."""
+    async with open_log(tmp_path / "log") as log:
+        log.writer.send(
+            b"booting\nKernel panic - not syncing: no memory\nCall Trace:\n a\n b\n"
+        )
+        log.writer.close()
+        with trio.fail_after(10):
+            await log.ended.wait()
+        assert log.tail() == "Kernel panic - not syncing: no memory"
+
+
 async def test_what_is_on_its_way_at_the_end_is_kept(tmp_path: Path) -> None:
     """The block may end at any time after the writer."""
     async with open_log(tmp_path / "log") as log:
