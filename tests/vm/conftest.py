@@ -174,6 +174,8 @@ def _logs(value: object) -> list[Path]:
         folders = [value.folder]
     elif isinstance(value, Stage):
         folders = [*value.state.glob("gcs/failed/*"), *value.runtime.glob("gcs/[!.]*/")]
+    elif isinstance(value, Path):
+        folders = [value]  # of a test that opens its VM itself
     else:
         folders = []
     return [
