@@ -20,7 +20,7 @@ run: ## from a fresh machine to a seven-layer container in a utility VM
 	@$(RECIPES) run
 
 .PHONY: test
-test: setup kernel-check check test-fuzz test-root test-vm ## from a fresh machine to the whole suite, VM tests included
+test: setup kernel-check check test-fuzz test-root test-vm test-bench ## from a fresh machine to the whole suite, VM tests included
 
 .PHONY: setup
 setup: ## everything that run and test need, without running it

@@ -87,8 +87,9 @@ def _resident(rss: float, anonymous: float) -> dict[str, float]:
 
 def _sharing(report: Report) -> Chart:
     rows = []
+    kinds = [kind for kind in sharing.KINDS if f"{kind}, memory" in report.values]
     for number in range(len(report.values["shared, memory"])):
-        for kind in sharing.KINDS:
+        for kind in kinds:
             segments = {
                 title: report.values[f"{kind}, {part}"][number]
                 for title, part in _SHARING_PARTS.items()

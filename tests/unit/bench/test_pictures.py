@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from tests.bench import memory, pictures
+from tests.bench import memory, pictures, sharing
 from tests.bench.figures import Report
 from tests.bench.machine import Machine
 
@@ -18,9 +18,9 @@ _MACHINE = Machine(
 )
 
 
-def _texts(report: Report, docs: Path) -> list[str]:
+def _texts(report: Report, docs: Path, folder: str = "bench") -> list[str]:
     pictures.draw(report, docs)
-    tree = ET.parse(docs / "bench" / f"{report.name}.svg")
+    tree = ET.parse(docs / folder / f"{report.name}.svg")
     return [text.text or "" for text in tree.iter("{http://www.w3.org/2000/svg}text")]
 
 
@@ -44,3 +44,16 @@ def test_the_memory_of_the_agent_stands_beside_the_go_agent_s(tmp_path: Path) ->
     assert {"12.8", "13.3", "15.9"} <= {*texts}
     assert [text for text in texts if text.startswith("aim")] == ["aim, pmem, idle: 14"]
     assert "ten containers: 18" in texts
+
+
+def test_shared_pages_are_shown_of_what_was_measured(tmp_path: Path) -> None:
+    """A quick look leaves out the copies, which have no figure."""
+    values = {
+        f"{kind}, {part}": (1.0, 2.0)
+        for kind in sharing.WITH_FIGURES
+        for part in ("memory", "layers", "QEMU")
+    }
+    report = Report(name="page-sharing", machine=_MACHINE, values=values)
+    texts = _texts(report, tmp_path, ".")
+    assert "2 VMs, shared" in texts
+    assert not [text for text in texts if "copied" in text and "VM" in text[:5]]
