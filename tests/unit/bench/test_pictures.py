@@ -48,7 +48,7 @@ def test_the_memory_of_the_agent_stands_beside_the_go_agent_s(tmp_path: Path) ->
 
 def test_shared_pages_are_shown_of_what_was_measured(tmp_path: Path) -> None:
     """A quick look leaves out the copies, which have no figure."""
-    values = {
+    values: dict[str, tuple[float, ...]] = {
         f"{kind}, {part}": (1.0, 2.0)
         for kind in sharing.WITH_FIGURES
         for part in ("memory", "layers", "QEMU")
