@@ -43,22 +43,26 @@ _NANOSECONDS = 1000  # per microsecond, cgroup v2's unit of time
 _MAX_DEVICES = 40
 _MAX_INTERFACES = 40
 
-#: Member of MemoryStat ← key of memory.stat.
-_MEMORY_KEYS = {
-    "cache": b"file",
-    "rss": b"anon",
-    "rss_huge": b"anon_thp",
-    "mapped_file": b"file_mapped",
-    "dirty": b"file_dirty",
-    "writeback": b"file_writeback",
-    "pg_fault": b"pgfault",
-    "pg_maj_fault": b"pgmajfault",
-    "inactive_anon": b"inactive_anon",
-    "active_anon": b"active_anon",
-    "inactive_file": b"inactive_file",
-    "active_file": b"active_file",
-    "unevictable": b"unevictable",
-}
+#: Key of memory.stat → members of MemoryStat. cgroup v2 counts with everything below, so v1's
+#: two sets are one.
+_MEMORY_KEYS = tuple(
+    (key, member, f"total_{member}")
+    for key, member in (
+        (b"file", "cache"),
+        (b"anon", "rss"),
+        (b"anon_thp", "rss_huge"),
+        (b"file_mapped", "mapped_file"),
+        (b"file_dirty", "dirty"),
+        (b"file_writeback", "writeback"),
+        (b"pgfault", "pg_fault"),
+        (b"pgmajfault", "pg_maj_fault"),
+        (b"inactive_anon", "inactive_anon"),
+        (b"active_anon", "active_anon"),
+        (b"inactive_file", "inactive_file"),
+        (b"active_file", "active_file"),
+        (b"unevictable", "unevictable"),
+    )
+)
 #: Key of io.stat → (member of BlkioStat, operation).
 _BYTES = ((b"rbytes", "Read"), (b"wbytes", "Write"), (b"dbytes", "Discard"))
 _OPERATIONS = ((b"rios", "Read"), (b"wios", "Write"), (b"dios", "Discard"))
@@ -69,33 +73,38 @@ Read = Callable[[str], bytes]
 
 def metrics(group: str, pid: int | None) -> Metrics:
     """Return the statistics of a cgroup, and of the network namespace that a process is in."""
-    interfaces = procfs.interfaces(pid) if pid is not None else ()
-    return _metrics(partial(cgroup.read, group), interfaces, _hugetlb(group))
-
-
-def of_vm(kept: KeptFiles) -> Metrics:
-    """Return the statistics of all cgroups together, and of the VM's own network."""
-    root = str(cgroup.ROOT)  # it has no files for huge pages
-    return _metrics(lambda name: kept.read(f"{root}/{name}"), procfs.own_interfaces(kept), ())
-
-
-def _metrics(
-    read: Read, interfaces: Iterable[procfs.Interface], hugetlb: Iterable[HugetlbStat]
-) -> Metrics:
+    read = partial(cgroup.read, group)
     events = _table(read("memory.events"))
+    usage = _entry(read, "memory", events)
+    swap = _entry(read, "memory.swap", _table(read("memory.swap.events")))
     return Metrics(
-        hugetlb=tuple(hugetlb),
+        hugetlb=tuple(_hugetlb(group)),
         pids=PidsStat(
             current=_number(read("pids.current")),
             limit=_number(read("pids.max")),
         ),
         cpu=_cpu(_table(read("cpu.stat"))),
-        memory=_memory(read, events),
+        memory=_memory(_table(read("memory.stat")), usage, swap),
         blkio=_blkio(read("io.stat")),
-        network=_network(interfaces),
+        network=_network(procfs.interfaces(pid) if pid is not None else ()),
         memory_oom_control=(
             MemoryOomControl(oom_kill=_count(events, b"oom_kill")) if events else None
         ),
+    )
+
+
+def of_vm(kept: KeptFiles) -> Metrics:
+    """Return the statistics of all cgroups together, and of the VM's own network.
+
+    Of the files above the root cgroup has three: nothing limits it.
+    """
+    root = str(cgroup.ROOT)
+    return Metrics(
+        pids=PidsStat(),
+        cpu=_cpu(_table(kept.read(f"{root}/cpu.stat"))),
+        memory=_memory(_table(kept.read(f"{root}/memory.stat")), MemoryEntry(), MemoryEntry()),
+        blkio=_blkio(kept.read(f"{root}/io.stat")),
+        network=_network(procfs.own_interfaces(kept)),
     )
 
 
@@ -125,7 +134,8 @@ def _table(text: bytes) -> Mapping[bytes, bytes]:
 
 def _count(table: Mapping[bytes, bytes], key: bytes) -> int:
     word = table.get(key, b"")
-    return min(int(word), UNLIMITED) if word.isdigit() else 0
+    number = int(word) if word.isdigit() else 0
+    return number if number <= UNLIMITED else UNLIMITED
 
 
 def _cpu(stat: Mapping[bytes, bytes]) -> CpuStat:
@@ -144,15 +154,12 @@ def _cpu(stat: Mapping[bytes, bytes]) -> CpuStat:
     )
 
 
-def _memory(read: Read, events: Mapping[bytes, bytes]) -> MemoryStat:
-    stat = _table(read("memory.stat"))
-    counters = {member: _count(stat, key) for member, key in _MEMORY_KEYS.items()}
-    # cgroup v2 counts with everything below, so v1's two sets are one.
-    both = counters | {f"total_{member}": value for member, value in counters.items()}
-    usage = _entry(read, "memory", events)
-    swap = _entry(read, "memory.swap", _table(read("memory.swap.events")))
+def _memory(stat: Mapping[bytes, bytes], usage: MemoryEntry, swap: MemoryEntry) -> MemoryStat:
+    counters = dict[str, int]()
+    for key, member, total in _MEMORY_KEYS:
+        counters[member] = counters[total] = _count(stat, key)
     return MemoryStat(
-        **both,
+        **counters,
         hierarchical_memory_limit=usage.limit,
         hierarchical_swap_limit=swap.limit,
         usage=usage,
@@ -189,7 +196,8 @@ def _blkio(text: bytes) -> BlkioStat:
     for number, line in islice(_DEVICE.findall(text), _MAX_DEVICES):
         device = _device(number.decode())
         major, minor = map(int, number.split(b":"))
-        counters = dict(word.split(b"=", 1) for word in line.split() if b"=" in word)
+        words = line.replace(b"=", b" ").split()
+        counters = dict(zip(words[::2], words[1::2], strict=False))
         for names, entries in ((_BYTES, moved), (_OPERATIONS, done)):
             for key, op in names:
                 value = _count(counters, key)
@@ -220,5 +228,4 @@ def _network(interfaces: Iterable[procfs.Interface]) -> tuple[NetworkStat, ...]:
             tx_dropped=one.sent[3],
         )
         for one in islice(interfaces, _MAX_INTERFACES)
-        if one.name != "lo"
     )

@@ -186,7 +186,7 @@ class Interface:
 
 
 def interfaces(pid: int, proc: Path = PROC) -> tuple[Interface, ...]:
-    """Return the interfaces of a process's network namespace; none when it has exited."""
+    """Return a process's interfaces but loopback; none when it has exited."""
     try:
         text = (proc / str(pid) / "net/dev").read_bytes()
     except OSError:  # a zombie has no namespaces any more: EINVAL
@@ -195,7 +195,7 @@ def interfaces(pid: int, proc: Path = PROC) -> tuple[Interface, ...]:
 
 
 def own_interfaces(kept: KeptFiles) -> tuple[Interface, ...]:
-    """Return the interfaces of the namespace that this process is in; it never blocks."""
+    """Return those of the namespace that this process is in; it never blocks."""
     return _interfaces(kept.read(f"{PROC}/self/net/dev"))
 
 
@@ -203,6 +203,8 @@ def _interfaces(text: bytes) -> tuple[Interface, ...]:
     found = []
     for line in text.splitlines()[2:]:
         name, _, counters = line.rpartition(b":")
+        if name.strip() == b"lo":
+            continue
         numbers = list(map(int, counters.split()))
         received = (numbers[0], numbers[1], numbers[2], numbers[3])
         sent = (numbers[8], numbers[9], numbers[10], numbers[11])

@@ -93,17 +93,21 @@ def test_what_is_not_there_is_zero(root: Path) -> None:
 
 
 def test_the_vm_s_are_those_of_the_root_cgroup(root: Path) -> None:
-    """And of the agent's own network; the kernel counts no huge pages there."""
-    make_cgroup(root)
+    """And of the agent's own network. It has the files that count, and none with limits."""
+    make_cgroup(root / "all")
     kept = KeptFiles()
+    for name in ("cpu.stat", "memory.stat", "io.stat"):
+        (root / name).write_text((root / "all" / name).read_text())
     for usage in (30, 31):
         (root / "cpu.stat").write_text(f"usage_usec {usage}\n")
         found = statistics.of_vm(kept)
         assert found.cpu is not None
         assert found.cpu.usage.total == usage * 1000
         expected = statistics.metrics("/", os.getpid())
+        assert expected.memory is not None
+        assert expected.memory.total_rss == 1001
         assert [one.name for one in found.network] == [one.name for one in expected.network]
-        assert replace(found, network=()) == replace(expected, network=(), hugetlb=())
+        assert replace(found, network=()) == replace(expected, network=())
     kept.close()
 
 
