@@ -8,7 +8,7 @@ from gcs.wire.control import StreamName
 from tests.bench.figures import Figure, figure
 from tests.bench.guest import PATH, Guest, Shell, read_all
 
-__all__ = ["measure"]
+__all__ = ["measure", "seconds"]
 
 _FLOOR = "runc exec by hand in the same VM"
 _TRUE: dict[str, object] = {"cwd": "/", "args": ["true"], "env": [PATH]}
@@ -24,11 +24,11 @@ async def measure(guest: Guest, *, rounds: int) -> list[Figure]:
         by_hand = f"runc exec {container.cid} true </dev/null; echo $?"
         # The first of each reads programs from the image.
         await _by_hand(shell, by_hand)
-        await _exec(guest, container, ())
+        await seconds(guest, container, ())
         for _ in range(rounds):
             before = await _by_hand(shell, by_hand)
-            without = await _exec(guest, container, ())
-            with_streams = await _exec(guest, container, _OUTPUTS)
+            without = await seconds(guest, container, ())
+            with_streams = await seconds(guest, container, _OUTPUTS)
             after = await _by_hand(shell, by_hand)
             floor = (before + after) / 2
             plain.append((without, floor))
@@ -45,7 +45,8 @@ async def _by_hand(shell: Shell, line: str) -> float:
     return time.perf_counter() - began
 
 
-async def _exec(guest: Guest, container: Container, names: tuple[StreamName, ...]) -> float:
+async def seconds(guest: Guest, container: Container, names: tuple[StreamName, ...]) -> float:
+    """Return what an exec of true takes, until it has exited and its streams are read."""
     began = time.perf_counter()
     process, streams = await container.execute(guest.ports, names, _TRUE)
     await _read(streams)

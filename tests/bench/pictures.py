@@ -106,6 +106,7 @@ _SHARING_PARTS: Mapping[str, str] = {
 _TITLES: Mapping[str, str] = {
     "boot": "QEMU's start to the agent's connection",
     "memory": "Resident memory of the agent; pmem: with a root image; NIC: after the first one",
+    "mitigations": "What fencing speculation costs: as it is, and with mitigations=off",
     "ports": "QEMU's start to the agent's connection, by root ports",
     "exec": "exec of true in a running container",
     "requests": "Request latency, median",
