@@ -40,10 +40,13 @@ _FIRST_NIC_SLOT = 200
 #: image as large as any in public registries, twice. A processor with 40 address bits has 1
 #: TiB.
 DEVICE_MEMORY_GIB = 64
+#: The device is found long before; without an end the kernel would wait in silence.
+_ROOT_WAIT_S = 60
 #: With dax=always the mount fails where it would have to copy. Only with an initrd would the
 #: kernel look for /init by itself. No other pmem device is there so early.
 _ROOT_WORDS = (
-    *("root=/dev/pmem0", "rootfstype=erofs", "rootflags=dax=always", "ro", "rootwait"),
+    *("root=/dev/pmem0", "rootfstype=erofs", "rootflags=dax=always", "ro"),
+    f"rootwait={_ROOT_WAIT_S}",
     "init=/init",
 )
 #: Words for the kernel that make a VM of 256 MiB at rest have 61 MiB of the host's, not 65:

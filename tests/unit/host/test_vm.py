@@ -114,7 +114,7 @@ def test_a_root_image_is_shared_persistent_memory_and_no_layer() -> None:
     assert memory == f"memory-backend-file,{words}"
     assert "virtio-pmem-pci,memdev=root" in option(argv, "-device")
     words = kernel_command_line(config)
-    assert " root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro rootwait " in words
+    assert " root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro rootwait=60 " in words
     assert words.endswith(" init=/init -- -e 1")
 
 
