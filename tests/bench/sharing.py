@@ -1,6 +1,7 @@
 """What one more VM of the same image costs the host: layer files shared, and copied for each.
 
-It is counted as `gcsctl stats` does. The figure leaves out QEMU's own memory, which is in the
+It is counted as `gcsctl stats` does, when the VMs have come to rest: a guest gives back what it
+does not use little by little. The figure leaves out QEMU's own memory, which is in the
 picture: under emulation it is mostly the code that it has translated.
 """
 
@@ -9,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from pathlib import Path
+
+import trio
 
 from gcs.host.footprint import Footprint, footprint, summed
 from gcs.host.images import open_image
@@ -22,6 +25,9 @@ __all__ = ["KINDS", "WITH_FIGURES", "measure"]
 _MIB = 1024 * 1024
 #: Reads every file of every layer, so that all pages that there can be are there.
 _READ = "find /run/layers -type f -exec cat {} + >/dev/null"
+#: How long VMs must have given back less than so many bytes to be at rest. Every two seconds
+#: the kernel tells of a sixteenth of its free memory.
+_REST_S, _STILL = 6.0, _MIB // 4
 #: issue 8.
 _WANTED = 0.6
 #: Who has the layers, and how the VMs boot.
@@ -88,9 +94,24 @@ async def _series(
                 one = await running.enter_async_context(open_guest(machine, layers=own))
                 guests.append(one)
                 await one.output("sh", "-c", _READ)
-                found.append(summed([footprint(each.pids, files) for each in guests]))
+                found.append(await _at_rest(guests, files))
             await running.aclose()
     return found
+
+
+async def _at_rest(guests: Sequence[Guest], files: Sequence[Path]) -> Footprint:
+    """Return what the VMs take once they give back nothing more."""
+    lowest, since = _all(guests, files), trio.current_time()
+    while trio.current_time() - since < _REST_S:
+        await trio.sleep(1)
+        now = _all(guests, files)
+        if now.guest_bytes < lowest.guest_bytes - _STILL:
+            lowest, since = now, trio.current_time()
+    return lowest
+
+
+def _all(guests: Sequence[Guest], files: Sequence[Path]) -> Footprint:
+    return summed([footprint(each.pids, files) for each in guests])
 
 
 def _copies(layers: Sequence[Path], place: Path) -> tuple[Path, ...]:
