@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from msgspec.structs import replace
@@ -72,8 +73,14 @@ def shell(vm: SharedVm, script: str) -> str:
 # -- shares ------------------------------------------------------------------------------
 
 
+class _Place(Protocol):
+    """A VM, as far as its sockets are in a folder."""
+
+    folder: Path
+
+
 @contextmanager
-def served(vm: SharedVm, folder: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+def served(vm: _Place, folder: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
     """Serve a folder on a port of the host."""
     diod = shutil.which("diod", path="/usr/sbin:/sbin:/usr/bin")
     assert diod, "diod is one of the packages that the build installs"
