@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from initramfs.recipes import kernel
 from tests.support.stage import ROOT, Stage
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
@@ -140,6 +141,39 @@ def test_there_is_no_package_manager_and_no_compiler(booted: Booted) -> None:
 def test_the_only_interface_is_lo(booted: Booted) -> None:
     """No NIC, and none of those that a kernel may make by itself."""
     assert booted.vm("ls", "/sys/class/net") == "lo\n"
+
+
+def test_the_kernel_has_what_its_fragments_ask_for(booted: Booted) -> None:
+    """Each option, by what it says of itself; mitigations are on, and a copy is noticed."""
+    got = kernel.parse_config(booted.vm("zcat", "/proc/config.gz"))
+    wanted: dict[str, str] = {}
+    for fragment in kernel.fragments(ROOT, debug=False):
+        wanted |= kernel.parse_config(fragment.read_text())
+    assert kernel.unmet(wanted, got) == []
+    assert "mitigations=" not in booted.vm("cat", "/proc/cmdline")
+    assert "vmgenid" in booted.vm("ls", "/sys/bus/platform/drivers").split()
+
+
+def test_two_boots_of_one_image_end_with_the_same_root(
+    booted: Booted, roots: dict[str, set[str]]
+) -> None:
+    """After all that was done in each: what there is, whose it may be, what is in it."""
+    elsewhere = " ".join(f"! -path '{path}*'" for path in _WRITABLE)
+    # A link's own mode means nothing, and each kind of image has another one.
+    script = f"""find / -xdev {elsewhere} ! -type l -exec stat -c '%n %A %u %g' {{}} +
+find / -xdev {elsewhere} -type l | while read -r l; do echo "$l $(readlink "$l")"; done
+find / -xdev {elsewhere} -type f -exec sha256sum {{}} +"""
+    said = booted.vm("sh", "-c", script).splitlines()
+    assert len(said) > 1000
+    roots[booted.form] = set(said)
+    first, last = (*roots.values(), set(said))[:2]
+    assert sorted(first ^ last) == []
+
+
+@pytest.fixture(scope="module")
+def roots() -> dict[str, set[str]]:
+    """What is told of each boot's root, as far as there was one."""
+    return {}
 
 
 def test_each_file_is_the_image_s_and_belongs_to_a_listed_package(booted: Booted) -> None:
