@@ -25,8 +25,8 @@ _log = logging.getLogger("gcs.replay")
 
 #: More than can be on its way: hosts give a stream a buffer of 64 KiB.
 REPLAY_BYTES = 128 * 1024
-#: Bytes per tee: a pipe of the default size.
-_CHUNK = 64 * 1024
+#: What the pipe holds: these, and as much that is remembered before it is moved.
+_CAPACITY = 2 * REPLAY_BYTES
 _FLAGS = abi.SPLICE_F_NONBLOCK | abi.SPLICE_F_MOVE
 
 
@@ -55,20 +55,18 @@ class Replay:
             undo.callback(os.close, self._writer)
             self._null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             undo.callback(os.close, self._null)
-            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, REPLAY_BYTES)
+            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _CAPACITY)
             self._open = undo.pop_all()
         #: how many of the bytes that are remembered were not moved yet, and come next
         self._ahead = 0
         #: how many are remembered
         self._held = 0
 
-    @property
-    def is_ahead(self) -> bool:
-        """Tell whether the next bytes are known to be there, so that only the sink matters."""
-        return self._ahead > 0
-
     def splice(self, source: int, sink: int) -> int:
-        """Move some bytes and return their number, 0 at the end. Raises OSError."""
+        """Move some bytes and return their number, 0 at the end. Raises OSError.
+
+        The source may be another pipe than before, if what comes next is the same.
+        """
         if not self._ahead:
             self._ahead = self._remember(source)
         if not self._ahead:
@@ -80,10 +78,10 @@ class Replay:
     def _remember(self, source: int) -> int:
         # A busy stream fills whole pages: making place before it is missed saves three calls,
         # and making it for many pieces at once one for each of them.
-        if self._held >= REPLAY_BYTES:
-            self._drop(REPLAY_BYTES // 2)
+        if self._held > REPLAY_BYTES:
+            self._drop(self._held - REPLAY_BYTES // 2)
         while True:
-            count = min(_CHUNK, REPLAY_BYTES - self._held)
+            count = _CAPACITY - self._held
             try:
                 copied = syscall.tee(source, self._writer, count, abi.SPLICE_F_NONBLOCK)
             except BlockingIOError:
@@ -91,7 +89,7 @@ class Replay:
                 # the source's end.
                 if not _is_ready(source) or not waiting(self._reader):
                     raise
-                self._drop(REPLAY_BYTES // 2)
+                self._drop(max(self._held // 2, 1))
             else:
                 self._held += copied
                 return copied
@@ -104,10 +102,10 @@ class Replay:
         found = bytearray()
         with suppress(BlockingIOError):
             while True:
-                found += os.read(self._reader, REPLAY_BYTES)
+                found += os.read(self._reader, _CAPACITY)
         os.write(self._writer, found)
         self._held = len(found)
-        return bytes(found[: len(found) - self._ahead])
+        return bytes(found[: len(found) - self._ahead][-REPLAY_BYTES:])
 
     def close(self) -> None:
         """Forget them."""

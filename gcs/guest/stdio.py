@@ -16,20 +16,22 @@ import errno
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import trio
 
 from gcs.errors import DeadlineError
+from gcs.guest.passage import Passage
 from gcs.guest.redial import Redial
-from gcs.guest.replay import REPLAY_BYTES, replay_or_none, waiting
-from gcs.guest.splice import GONE, End, move
+from gcs.guest.relay import Relay
+from gcs.guest.replay import REPLAY_BYTES, replay_or_none
+from gcs.guest.splice import Direct, End, is_gone, move
 from gcs.guest.tee import TeeLog
 from gcs.guest.terminal import copy_input
 from gcs.guest.transport import Transport
 
-__all__ = ["Endpoints", "Pipes", "Relay", "Stdio", "dial"]
+__all__ = ["Endpoints", "Pipes", "Stdio", "dial"]
 
 #: Bytes per read of a terminal, whose buffer in the kernel holds 4096, or of a pipe (65,536).
 _CHUNK = 65536
@@ -38,12 +40,6 @@ _DIAL_TIMEOUT_S = 3.0
 #: How long the host's end-of-file is waited for after ours. Hosts that see a SHUT_WR close
 #: within a round trip; where it is not passed on, this is what every stream's end costs.
 _LINGER_S = 0.1
-#: How long a stream whose last bytes have been handed over is watched for its end after the
-#: process has exited: somebody else may hold it open.
-_SILENT_GRACE_S = 1.0
-#: How long the host may leave output unread after the process has exited before its exit is
-#: reported without it. Two minutes are well below the five of a host's own call limit.
-_STALLED_GRACE_S = 120.0
 
 
 @dataclass(slots=True)
@@ -90,49 +86,6 @@ async def dial(
         endpoints.close()
         raise failures[0]
     return endpoints
-
-
-@dataclass(slots=True)
-class Relay:
-    """One output stream on its way; `done` is set when its last byte has been handed over."""
-
-    #: what the bytes come from: the read end of a pipe, or a terminal's master
-    source: int
-    #: the host's end; None when it wants no such stream, or has gone
-    sock: trio.socket.SocketType | None
-    #: the host's port, where it is dialled again after a loss
-    port: int | None = None
-    #: since when the host's end is what it is
-    since: float = field(default_factory=trio.current_time)
-    done: trio.Event = field(default_factory=trio.Event)
-    #: bytes moved so far
-    count: int = 0
-    #: bytes taken from the source and not handed over yet
-    in_hand: int = 0
-
-    def add(self, moved: int) -> None:
-        """Count bytes that were moved."""
-        self.count += moved
-
-    def unread(self) -> int:
-        """Return how many bytes wait in the source or are on their way out of it."""
-        return waiting(self.source) + self.in_hand
-
-    async def drained(self) -> None:
-        """Wait until all that is there by now has been handed over, and the end comes or not.
-
-        What comes later is somebody else's, who holds the stream open: however much it is, it
-        delays nothing. Returns as well when the host does not read (see the constants).
-        """
-        if self.done.is_set():
-            return
-        wanted = self.count + self.unread()
-        with trio.move_on_after(_STALLED_GRACE_S):
-            while not self.done.is_set():
-                with trio.move_on_after(_SILENT_GRACE_S):
-                    await self.done.wait()
-                if self.count >= wanted:
-                    return
 
 
 @dataclass(slots=True)
@@ -283,7 +236,7 @@ class Stdio:
             if self._pipes is None:
                 await copy_input(sock, sink, self._is_host_lost)
             else:
-                await move(sock.fileno(), sink, lambda _: None, self._threads)
+                await move(Direct(sock.fileno(), sink), self._threads)
         sock.close()
         if self._pipes is not None:
             self._pipes.keep_only(stdin=False, stdout=True, stderr=True)
@@ -304,15 +257,15 @@ class Stdio:
     async def _splice_output(self, relay: Relay, sock: trio.socket.SocketType | None) -> None:
         """Move a pipe's output to its end, or until the host has gone for good."""
         replay = None if relay.port is None else replay_or_none()
+        passage = Passage(relay, replay)
         try:
             while sock is not None:
-                ended = await move(
-                    relay.source, sock.fileno(), relay.add, self._threads, replay
-                )
-                if ended is End.SOURCE:
+                passage.begin(sock)
+                if await move(passage, self._threads) is End.SOURCE:
                     return
                 sock = await self._dial_again(relay, b"" if replay is None else replay.recent())
         finally:
+            passage.close()
             if replay is not None:
                 replay.close()
 
@@ -328,8 +281,7 @@ class Stdio:
                 del recent[:-REPLAY_BYTES]
             if relay.sock is not None and not await _passed_on(relay.sock, data):
                 await self._dial_again(relay, bytes(recent))
-            relay.in_hand = 0
-            relay.add(len(data))
+            relay.hand_over(len(data))
 
     async def _dial_again(self, relay: Relay, recent: bytes) -> trio.socket.SocketType | None:
         """Connect to the host once more, and send the newest output again.
@@ -372,7 +324,7 @@ async def _passed_on(sock: trio.socket.SocketType, data: bytes) -> bool:
     try:
         await _send_all(sock, data)
     except OSError as error:
-        if error.errno in GONE:
+        if is_gone(error):
             return False
         raise
     return True

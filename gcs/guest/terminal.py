@@ -14,7 +14,7 @@ from collections.abc import Callable
 import trio
 
 from gcs.guest.redial import LOSS_S
-from gcs.guest.splice import GONE
+from gcs.guest.splice import is_gone
 
 __all__ = ["copy_input"]
 
@@ -32,7 +32,7 @@ async def copy_input(
         while data := await sock.recv(_CHUNK):
             await _type(master, data)
     except OSError as error:
-        if error.errno not in GONE:
+        if not is_gone(error):
             raise
         return
     await trio.sleep(LOSS_S)

@@ -317,10 +317,10 @@ class _Moved:
     second: bytearray = field(default_factory=bytearray)
 
 
-async def _move_host(folder: Path, data: bytes, read: int, *, terminal: bool) -> _Moved:
+async def _move_host(folder: Path, data: bytes, read: int, kind: str) -> _Moved:
     """Lose the connection after so many bytes, and listen on the port a moment later."""
     moved = _Moved()
-    if terminal:
+    if kind == "terminal":
         source, theirs = os.openpty()
         tty.setraw(theirs)
         os.set_blocking(source, False)
@@ -331,7 +331,8 @@ async def _move_host(folder: Path, data: bytes, read: int, *, terminal: bool) ->
         pipes.close_theirs()
     ours, host = trio.socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)  # less than is sent again
-    stdio = Stdio(Endpoints(stdout=ours), pipes, redial=_redial(folder, True, 7))
+    threads = trio.CapacityLimiter(4) if kind == "busy" else None
+    stdio = Stdio(Endpoints(stdout=ours), pipes, threads, redial=_redial(folder, True, 7))
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stdio.run)
@@ -350,14 +351,14 @@ async def _move_host(folder: Path, data: bytes, read: int, *, terminal: bool) ->
     return moved
 
 
-@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "busy", "terminal"])
 @pytest.mark.parametrize("read", [0, 100_000, 1_000_000])
 async def test_output_goes_on_at_the_host_that_took_over(
-    tmp_path: Path, read: int, terminal: bool
+    tmp_path: Path, read: int, kind: str
 ) -> None:
     """On the same port, and what nobody had received comes again; nothing is missing."""
     data = random.Random(read).randbytes(1_200_000)
-    moved = await _move_host(tmp_path, data, read, terminal=terminal)
+    moved = await _move_host(tmp_path, data, read, kind)
     assert moved.first == data[:read]
     again = len(data) - len(moved.second)
     assert moved.second == data[again:]
