@@ -325,9 +325,10 @@ def _is_listened_on(path: Path) -> bool:
     """
     if not path.is_socket():
         return False
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+    # Names are any bytes, those of other users' abstract sockets too.
+    for line in Path("/proc/net/unix").read_bytes().split(b"\n")[1:]:
         fields = line.split(maxsplit=7)
-        if len(fields) > 7 and fields[7] == str(path):
+        if len(fields) > 7 and fields[7] == os.fsencode(path):
             return bool(int(fields[3], 16) & _ACCEPTS_CONNECTIONS)
     return False
 

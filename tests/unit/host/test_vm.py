@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -485,3 +486,14 @@ async def test_qemu_starts_when_the_vsock_program_takes_its_connection(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(VmError, match="QEMU ended with status 3; it printed: connected"):
         await start(tmp_path, lambda _: None, vsock)
+
+
+def test_names_of_other_sockets_are_any_bytes(tmp_path: Path) -> None:
+    """They are no text, and what would end a line of one ends none here."""
+    path = tmp_path / "vhost\x85\x0cuser"
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as ours:
+        other.bind(b"\0gcs-test \xff\xfe\x0c%d" % os.getpid())
+        ours.bind(str(path))
+        assert not vm_module._is_listened_on(path)
+        ours.listen()
+        assert vm_module._is_listened_on(path)
