@@ -5,11 +5,17 @@ virtualisation that is switched off or emulated in part. So the probe boots the 
 is to be used, with an init of a few bytes that powers the machine off, and only that power-off
 counts. A working KVM needs part of a second, one that does not work may cost ten: the answer is
 kept until the next boot. It is in the user's cache: a runtime folder may go with a logout.
+
+What says nothing of KVM is not kept: a QEMU that is not installed, or that somebody killed.
 """
 
 import hashlib
+import logging
 import os
+import shutil
+import signal
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -19,10 +25,18 @@ from gcs.host.qemu import cpu_model
 
 __all__ = ["probe_kvm"]
 
+_log = logging.getLogger("gcs.host.accelerator")
+
+_QEMU = "qemu-system-x86_64"
 #: A working KVM needs half a second; a broken one may spin for ever.
 _DEADLINE_S = 10.0
 #: What the kernel prints on the way out, on every log level.
 _POWERED_OFF = "reboot: Power down"
+#: How somebody else, or the kernel for want of memory, ends QEMU. When it aborts, that is for
+#: what KVM has refused it.
+_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+#: What it prints of the latter three when it already handles them; its status is 0 then.
+_TOLD_TO_END = b"terminating on signal"
 #: Address that the init's ELF file is loaded at: any page above the lowest megabytes.
 _BASE = 0x400000
 #: reboot(LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF), then a trap.
@@ -40,6 +54,13 @@ _CODE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    why_not: str
+    #: whether a second try would say the same
+    is_lasting: bool
+
+
 async def probe_kvm(
     kernel: Path, folder: Path, *, accelerator: str = "kvm", device: Path = Path("/dev/kvm")
 ) -> str:
@@ -47,7 +68,8 @@ async def probe_kvm(
 
     Args:
         kernel: The kernel to boot.
-        folder: Where the answer is kept, by boot and kernel; those of former boots go.
+        folder: Where the answer is kept, by boot, kernel and QEMU; those of former boots go.
+            One that can't be used costs a probe each time, and no VM.
         accelerator: QEMU's word; a test uses "tcg" to see a guest that does run.
         device: The device node that has to be there.
     """
@@ -57,16 +79,17 @@ async def probe_kvm(
         return f"{device} may not be opened by this user"
     boot = _boot()
     kept = folder / f"{accelerator}-{boot}-{_key(kernel, device)}"
-    answer = _read(kept)
-    if answer is None:
+    try:
+        return kept.read_text()
+    except OSError:
         answer = await _run_guest(kernel, accelerator)
-        _keep(kept, answer)
-        _forget_other_boots(folder, boot)
-    return answer
-
-
-def _read(kept: Path) -> str | None:
-    return kept.read_text() if kept.exists() else None
+    if answer.is_lasting:
+        try:
+            _keep(kept, answer.why_not)
+            _forget_other_boots(folder, boot)
+        except OSError as error:
+            _log.warning("the probe's answer is not kept", extra={"error": str(error)})
+    return answer.why_not
 
 
 def _boot() -> str:
@@ -77,8 +100,11 @@ def _keep(kept: Path, answer: str) -> None:
     """Write the answer, whole or not at all."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     unfinished = kept.with_name(f".{kept.name}-{os.getpid()}")
-    unfinished.write_text(answer)
-    unfinished.replace(kept)
+    try:
+        unfinished.write_text(answer)
+        unfinished.replace(kept)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _forget_other_boots(folder: Path, boot: str) -> None:
@@ -92,14 +118,17 @@ def _key(kernel: Path, device: Path) -> str:
     identity = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
     # KVM that is loaded anew, with nesting switched on perhaps, has a new node.
     identity += f" {device.stat().st_ino}"
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if qemu := shutil.which(_QEMU):
+        program = Path(qemu).stat()
+        identity += f" {program.st_size} {program.st_mtime_ns} {qemu}"
+    return hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
 
 
-async def _run_guest(kernel: Path, accelerator: str) -> str:
+async def _run_guest(kernel: Path, accelerator: str) -> _Answer:
     initrd, output = os.memfd_create("kvm-probe-initrd"), os.memfd_create("kvm-probe")
     cpu = cpu_model(accelerator)
     argv = (
-        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
+        *(_QEMU, "-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", f"q35,accel={accelerator}", "-cpu", cpu, "-m", "128M", "-no-reboot"),
         *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{initrd}"),
         *("-append", "console=ttyS0 panic=-1 quiet", "-serial", "stdio"),
@@ -109,9 +138,11 @@ async def _run_guest(kernel: Path, accelerator: str) -> str:
         async with spawn("the KVM probe", argv, output=output, inherit=[initrd]) as qemu:
             with trio.move_on_after(_DEADLINE_S):
                 await qemu.wait()
-            return _judge(os.pread(output, 64 * 1024, 0), qemu.describe_end())
+            printed = os.pread(output, 64 * 1024, 0)
+            is_ended = qemu.exit_status in _BY_OTHERS or _TOLD_TO_END in printed
+            return _Answer(_judge(printed, qemu.describe_end()), is_lasting=not is_ended)
     except ChildError as error:
-        return str(error)
+        return _Answer(str(error), is_lasting=False)
     finally:
         os.close(initrd)
         os.close(output)
