@@ -251,7 +251,9 @@ def _memory(options: argparse.Namespace, image: BootImage) -> int:
     least = _LEAST_MEMORY_MIB[image.form]
     if memory_mib < least:
         other = _LEAST_MEMORY_MIB[BootForm.PMEM]
-        way_out = f", and {other}M with --boot pmem" if other < least else ""
+        # An initrd that is named is no root image.
+        has_way_out = other < least and not options.initrd
+        way_out = f", and {other}M with --boot pmem" if has_way_out else ""
         what = "an initrd" if image.initrd else "a root image"
         raise InvalidArgumentError(
             f"--memory {memory_mib}M: the least for a VM that boots from {what} is "

@@ -415,6 +415,14 @@ def test_a_vm_that_would_not_come_up_for_want_of_memory_is_refused(
     assert stage.leftovers() == []
 
 
+def test_no_way_out_is_named_that_would_be_refused(stage: Stage) -> None:
+    """Who names an initrd can't have --boot pmem with it."""
+    options = ("--initrd", str(stage.image / "oci-layout"), "--memory", "64M")
+    done = stage.run("run", *options, str(stage.image))
+    sentence = "the least for a VM that boots from an initrd is 96M\n"
+    assert done.stderr.decode() == f"gcsctl: --memory 64M: {sentence}"
+
+
 def test_a_tar_of_a_layout_is_an_image_too(stage: Stage) -> None:
     """It is read where it lies."""
     tar = tar_of(stage.image, stage.state / "image.tar")
