@@ -57,13 +57,17 @@ class BootImage:
 def find_kernel(option: str | None) -> Path:
     """Return the guest's kernel. Raises NotFoundError that names the ways to give one."""
     # The uncompressed one boots half a second sooner.
-    return _find("kernel", option, "GCS_KERNEL", ("vmlinux", "kernel"), "make kernel")
+    names = ("vmlinux", "kernel")
+    return _find("kernel", option, "GCS_KERNEL", names, "make kernel").resolve()
 
 
 def find_boot_image(
     form: str | None = None, initrd: str | None = None, root_image: str | None = None
 ) -> BootImage:
-    """Return what a VM is to boot from, as a user has asked for it.
+    """Return what a VM is to boot from, as a user has asked for it, without links.
+
+    A VM has its root image to its end, and those in build/ are links: what is built or removed
+    meanwhile makes them another file, or none.
 
     A form that is not named is that of the image that is, by an option or else by a variable of
     the environment, and that of DEFAULT_FORM when neither or both variables are there.
@@ -77,9 +81,11 @@ def find_boot_image(
     to give one when there is none.
     """
     if _form(form, initrd, root_image) is BootForm.INITRD:
-        return BootImage(initrd=_find("initrd", initrd, _INITRD_VARIABLE, ("initrd",), _TARGET))
+        found = _find("initrd", initrd, _INITRD_VARIABLE, ("initrd",), _TARGET)
+        return BootImage(initrd=found.resolve())
     name = "root-image"
-    return BootImage(root_image=_find(name, root_image, _ROOT_IMAGE_VARIABLE, (name,), _TARGET))
+    found = _find(name, root_image, _ROOT_IMAGE_VARIABLE, (name,), _TARGET)
+    return BootImage(root_image=found.resolve())
 
 
 def _form(form: str | None, initrd: str | None, root_image: str | None) -> BootForm:

@@ -6,7 +6,7 @@ import pytest
 
 import gcs
 from gcs.errors import InvalidArgumentError, NotFoundError
-from gcs.host.artifacts import BootImage, find_boot_image
+from gcs.host.artifacts import BootImage, find_boot_image, find_kernel
 
 #: Files as good as any.
 _HERE, _THERE = Path(__file__), Path(gcs.__file__)
@@ -75,3 +75,18 @@ def test_a_file_that_is_named_and_not_there_is_an_error(
     monkeypatch.setenv("GCS_INITRD", "/none")
     with pytest.raises(NotFoundError, match=r"initrd /none: no such file \(GCS_INITRD\)"):
         find_boot_image()
+
+
+def test_what_was_built_is_named_without_links(
+    build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The links go with `make clean`, and lead elsewhere after the next build."""
+    monkeypatch.delenv("GCS_KERNEL", raising=False)
+    for name in ("vmlinux", "initrd", "root-image"):
+        (build.parent / f"{name}-1").touch()
+        (build / name).symlink_to(f"../{name}-1")
+    assert find_kernel(None) == build.parent / "vmlinux-1"
+    assert find_boot_image("initrd").initrd == build.parent / "initrd-1"
+    for option in (None, str(build / "root-image")):
+        found = find_boot_image("pmem", root_image=option)
+        assert found.root_image == build.parent / "root-image-1"
