@@ -42,9 +42,13 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 def footprint(pids: Iterable[int], mapped_files: Sequence[Path]) -> Footprint:
     """Return what the processes of a VM have in memory.
 
-    Raises OSError when one of them has ended or is another user's.
+    A file that has gone is known by the name that it was mapped under. Raises OSError when one
+    of the processes has ended or is another user's.
     """
-    return _footprint(by_backing(pids), {Backing.of(path) for path in mapped_files})
+    table, names = by_backing(pids), set(map(str, mapped_files))
+    backings = {Backing.of(path) for path in mapped_files if path.exists()}
+    backings |= {backing for backing, usage in table.items() if usage.name in names}
+    return _footprint(table, backings)
 
 
 def _footprint(table: Mapping[Backing, Usage], backings: set[Backing]) -> Footprint:

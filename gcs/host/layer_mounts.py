@@ -32,6 +32,7 @@ class _Device:
     """A file, and the number of the device that it is or will be."""
 
     number: int
+    size: int
     is_plugged: bool = False
     lock: trio.Lock = field(default_factory=trio.Lock)
 
@@ -86,6 +87,8 @@ class LayerMounts:
     def _check_room(self, places: Sequence[Place]) -> None:
         """Raise GcsError when there is no port, or no room, for a file to be plugged in."""
         wanted = {place.file for place in places} - self._devices.keys()
+        if not wanted:
+            return
         ports = self.vm.config.pmem_ports
         left = ports - len(self._devices)
         if len(wanted) > left:
@@ -93,9 +96,9 @@ class LayerMounts:
                 f"{len(wanted)} layers that the VM does not have yet need a port each, and of "
                 f"its {ports} {left or 'none'} {'is' if left == 1 else 'are'} left"
             )
-        mapped = wanted | self._devices.keys() | set(self.vm.mapped_files)
-        size = sum(file.stat().st_size for file in mapped)
-        if wanted and size > DEVICE_MEMORY_GIB * _GIB:
+        sizes = self.vm.mapped_files | {file: own.size for file, own in self._devices.items()}
+        size = sum((sizes | {file: file.stat().st_size for file in wanted}).values())
+        if size > DEVICE_MEMORY_GIB * _GIB:
             raise GcsError(
                 f"with {len(wanted)} more layers the VM would have {size / _GIB:.1f} GiB of "
                 f"mapped files, and it has room for {DEVICE_MEMORY_GIB}"
@@ -105,7 +108,9 @@ class LayerMounts:
         """Return what is known of a layer; gives numbers out to a new one."""
         device = self._devices.get(place.file)
         if device is None:
-            device = self._devices[place.file] = _Device(len(self._devices))
+            device = self._devices[place.file] = _Device(
+                len(self._devices), place.file.stat().st_size
+            )
         if place not in self._mounts:
             path = f"/run/layers/p{len(self._mounts)}"
             self._mounts[place] = _Mount(_settings(device.number, place, path))

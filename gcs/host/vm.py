@@ -80,8 +80,10 @@ class Vm:
         self.qmp = qmp
         self.vsock = vsock
         self.qemu = qemu
-        #: read-only, in their order, to the end: the root image, if it has one, and layers
-        self.mapped_files = [config.root_image] if config.root_image else []
+        root = config.root_image
+        #: read-only, in their order, to the end: the root image, if it has one, and layers;
+        #: each with its size, as the name may go before the VM does
+        self.mapped_files = {root: _size(root)} if root else {}
         self._scratch_fd = scratch_fd
 
     async def start(self) -> None:
@@ -93,8 +95,9 @@ class Vm:
 
         Raises QmpError; leaves nothing plugged then.
         """
+        size = _size(image)
         await self._add_memory(f"layer{number}", number, image, readonly=True)
-        self.mapped_files.append(image)
+        self.mapped_files[image] = size
 
     async def add_scratch_memory(self) -> None:
         """Plug in the scratch as the persistent-memory device after those of the layers.

@@ -82,6 +82,18 @@ def test_programs_of_one_vm_are_one(stack: ExitStack, layer: Path) -> None:
     assert footprint(pids, [layer]).layers_bytes == 4 * MIB
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_layer_whose_name_has_gone_is_still_one(
+    stack: ExitStack, layer: Path, is_replaced: bool
+) -> None:
+    """Or is that of another file now: what the VM has is what it was started with."""
+    pid = vm(stack, layer)
+    layer.unlink()
+    if is_replaced:
+        layer.write_bytes(b"another")
+    assert footprint([pid], [layer]).layers_bytes == 4 * MIB
+
+
 def test_nothing_is_nothing() -> None:
     """No VM, no memory."""
     assert summed([]) == Footprint()

@@ -135,7 +135,20 @@ async def test_layers_that_are_larger_than_a_vm_can_have_are_refused(
         await here.mounts.mount(whole(large[:2]))
     async with world(tmp_path) as here:
         # As the root image is, which takes room of the same kind.
-        here.vm.mapped_files.append(large[2])
+        here.vm.mapped_files[large[2]] = large[2].stat().st_size
         with pytest.raises(GcsError, match=r"with 2 more layers the VM would have 75\.0 GiB"):
             await here.mounts.mount(whole(large[:2]))
         await here.mounts.mount(whole(large[:1]))
+
+
+async def test_a_mapped_file_whose_name_has_gone_is_in_nobodys_way(
+    tmp_path: Path, layers: list[Path]
+) -> None:
+    """As a root image that was built anew, with containers to come in its VM."""
+    async with world(tmp_path) as here:
+        here.vm.mapped_files[tmp_path / "root-image"] = 4096
+        await here.mounts.mount(whole(layers[:1]))
+        layers[0].unlink()
+        await here.mounts.mount(whole(layers[:1]))
+        await here.mounts.mount(whole(layers[1:]))
+        assert len(here.guest.layers) == 3
