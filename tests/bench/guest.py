@@ -11,7 +11,13 @@ from pathlib import Path
 
 import trio
 
-from gcs.host.artifacts import BootForm, find_boot_image, find_kernel, find_vsock_program
+from gcs.host.artifacts import (
+    DEFAULT_FORM,
+    BootForm,
+    find_boot_image,
+    find_kernel,
+    find_vsock_program,
+)
 from gcs.host.bridge import accept_bridge, open_bridge
 from gcs.host.child import Child
 from gcs.host.client import Client
@@ -51,8 +57,12 @@ FORMS = tuple(BootForm)
 PATH = "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-def config(form: str | None = None) -> VmConfig:
-    """Return the VM that is measured, which boots in one of FORMS, or as users have it."""
+def config(form: str = DEFAULT_FORM) -> VmConfig:
+    """Return the VM that is measured, which boots in one of FORMS, or by default as users' do.
+
+    GCS_INITRD or GCS_ROOT_IMAGE may name the image of that form, and chooses no other: figures
+    of one form would be kept, and compared, as those of the other.
+    """
     image = find_boot_image(form)
     return VmConfig(
         kernel=find_kernel(None),
