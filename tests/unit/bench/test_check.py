@@ -109,6 +109,17 @@ def test_a_ratio_that_is_worse_than_the_committed_one_is_a_failure(
     assert path.read_text() == before
 
 
+@pytest.mark.parametrize(("options", "status"), [((), 1), (("--quick",), 0)])
+def test_a_committed_figure_that_is_not_measured_is_a_failure(
+    docs: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], status: int
+) -> None:
+    """A bench that has lost one, or its name, passes no whole check."""
+    committed = _report("boot", _figure("f", 2.0), _figure("lost", 1.0))
+    store(committed, docs / "bench" / "boot.json")
+    assert program.main(["--check", *options]) == status
+    assert ("boot, lost:" in capsys.readouterr().err) == bool(status)
+
+
 def test_figures_that_are_not_committed_are_an_error(
     docs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

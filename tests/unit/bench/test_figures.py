@@ -69,6 +69,16 @@ def test_a_figure_that_is_not_committed_is_said() -> None:
     assert "no such figure" in sentence
 
 
+def test_a_figure_that_is_not_measured_any_more_is_said() -> None:
+    """Unless the measurement is quick, which takes a part of them; but none at all is said."""
+    one = _figure([(1.0, 1.0)])
+    committed = _report(one, msgspec.structs.replace(one, name="exec, streams"))
+    (sentence,) = complaints(_report(one), committed)
+    assert "exec, streams: docs/bench has it, and it is not measured" in sentence
+    assert not list(complaints(_report(one), committed, is_quick=True))
+    assert len(list(complaints(_report(), committed, is_quick=True))) == 2
+
+
 def test_a_new_measurement_keeps_the_tolerance_of_its_file(tmp_path: Path) -> None:
     """It changes by hand only."""
     path = tmp_path / "bench" / "exec.json"
