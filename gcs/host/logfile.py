@@ -91,10 +91,20 @@ class Log:
     #: set when nobody has the writer's end any more, and all of it is in the file
     ended: trio.Event = field(default_factory=trio.Event)
 
-    def tail(self) -> str:
-        """Return the last lines on one line, or that of a panic; empty without any."""
+    def size(self) -> int:
+        """Return how much of it is in the file."""
+        return self.path.stat().st_size
+
+    def tail(self, after: int = 0) -> str:
+        """Return the last lines on one line, or that of a panic; empty without any.
+
+        Args:
+            after: An earlier size; what was there by then is left out, unless the log has been
+                shortened to less since.
+        """
         with self.path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_SIZE))
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(after if after <= size else 0, size - _TAIL_SIZE))
             lines = file.read().decode(errors="replace").splitlines()
         found = [line.strip() for line in lines if line.strip()]
         panic = next((line for line in found if _PANIC in line), None)

@@ -189,6 +189,8 @@ class Volumes:
         port = self._ports.take()
         settings = _settings(volume, port)
         servers: list[Child] = []
+        # All servers have one log: what others had said by now is not this one's.
+        said = self._log.size()
 
         async def serve() -> None:
             stream = await listener.accept()
@@ -198,7 +200,7 @@ class Volumes:
             try:
                 await together(serve, partial(self._modify, RequestType.ADD, settings))
             except CallError as error:
-                raise GcsError(await self._reason(volume, servers, error)) from error
+                raise GcsError(await self._reason(volume, servers, error, said)) from error
         return Mounted(volume, settings)
 
     async def _serve(
@@ -219,7 +221,9 @@ class Volumes:
             await server.wait()
         _log.info("ended", extra={"server": server.name, "how": server.describe_end()})
 
-    async def _reason(self, volume: Volume, servers: Sequence[Child], error: CallError) -> str:
+    async def _reason(
+        self, volume: Volume, servers: Sequence[Child], error: CallError, said: int
+    ) -> str:
         """Return why a volume could not be mounted: its server's words, or the guest's."""
         text = f"volume {volume.source}: "
         for server in servers:
@@ -228,11 +232,11 @@ class Volumes:
             if server.exit_status is not None:
                 with trio.move_on_after(_LAST_WORDS_S):
                     # All servers have this log, so that of one has no end.
-                    while not self._log.tail():  # noqa: ASYNC110
+                    while not self._log.tail(said):  # noqa: ASYNC110
                         await trio.sleep(_LOOK_S)
-                return (
-                    f"{text}its server {server.describe_end()}; it printed: {self._log.tail()}"
-                )
+                words = self._log.tail(said)
+                text += f"its server {server.describe_end()}"
+                return f"{text}; it printed: {words}" if words else text
         return text + error.message
 
     async def unmount(self, mounted: Sequence[Mounted]) -> None:

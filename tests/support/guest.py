@@ -252,6 +252,7 @@ class FakeGuest:
             await stream.send_all(b"?")
             answer = bytes(await stream.receive_some(1))
         if not answer:
+            await stream.aclose()
             raise GcsError("mount: Input/output error")
         _change(self.shares, share.mount_path, stream, is_add=True)
 

@@ -11,11 +11,13 @@ import pytest
 
 from gcs.errors import GcsError, InvalidArgumentError
 from gcs.host import volumes
+from gcs.host.state import StateFolder
 from gcs.host.vsock import Ports
 from gcs.linux import plan9
 from gcs.wire.container_storage import CacheMode, Volume
 from gcs.wire.resource import MappedDirectory
 from tests.support.stage import Stage, make_stage
+from tests.unit.host.test_container import world
 
 
 @pytest.fixture
@@ -196,3 +198,18 @@ def test_a_folder_that_may_not_be_read_is_refused(
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(InvalidArgumentError, match="you may not read it"):
         volumes.check([Volume(source=str(tmp_path), target="/b")])
+
+
+async def test_what_an_earlier_server_has_said_is_not_repeated(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All have one log, and the words of one come a moment after its end."""
+    monkeypatch.setenv("PATH", stage.environment["PATH"])
+    async with world(stage.state) as here:
+        folder = StateFolder.create(stage.state, "vm")
+        async with volumes.open_volumes(here.vm, here.client, folder) as mounts:
+            for words in ("first words", "second words"):
+                monkeypatch.setenv("GCS_TEST_SERVER", words)
+                with pytest.raises(GcsError, match=f"status 1; it printed: {words}$"):
+                    await mounts.mount([Volume(source="/bin", target="/b")])
+        folder.remove()
