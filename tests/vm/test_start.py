@@ -332,19 +332,22 @@ async def check_restart(here: Started) -> None:
             await here.vm.add_nic(0, _NIC.mac_address, {"type": "user"})
             await modify(client, RequestType.ADD, ResourceType.NETWORK, _NIC)
             assert "eth0" not in await here.in_vm("ip", "-o", "link")
+            # Not before the agent has answered that it has started it.
             agent = ProcessParameters(
-                command_args=("sh", "-c", "sleep 1; kill -KILL $PPID"),
+                command_args=("sh", "-c", "read -r _; kill -KILL $PPID"),
                 working_directory="/",
                 environment=PATH,
             )
-            process, _ = await run_in_vm(here.vm, client, agent, here.ports, [])
+            names = [StreamName.STDIN]
+            process, streams = await run_in_vm(here.vm, client, agent, here.ports, names)
+            async with streams[StreamName.STDIN]:
+                pass
             with pytest.raises(DisconnectedError):
                 await process.wait()
         again = await accept_bridge(listener)
     async with open_bridge(again) as here.client:
         assert (await here.in_vm("cat", "/proc/self/cgroup")).strip() == "0::/gcs"
-        starts = [r for r in here.log() if r["msg"] == "command line"]
-        assert len(starts) == 2
+        assert len(await here.logged("command line", 2)) == 2
         assert len(here.log()) > before
         # The NIC is there again, as soon as its namespace, which was nobody's, is gone.
         await modify(here.client, RequestType.ADD, ResourceType.NETWORK, _NIC)
