@@ -1,7 +1,7 @@
 """Files of the kernel that are read again and again, and kept open for that.
 
-To open one takes longer than to read it. This is for those that are there, or are not, for as
-long as the kernel is; what a read returns is as new as it would be of a file just opened.
+To open one takes longer than to read it. This is for those that are there for as long as the
+kernel is; what a read returns is as new as it would be of a file just opened.
 
 Source: Documentation/filesystems/seq_file.rst.
 """
@@ -19,17 +19,18 @@ class KeptFiles:
     """Files by their paths, each opened when it is first asked for."""
 
     def __init__(self) -> None:
-        #: None: there is no such file
-        self._descriptors: dict[str, int | None] = {}
+        self._descriptors: dict[str, int] = {}
 
     def read(self, path: str) -> bytes:
         """Return what a file has now, nothing when there is none. Raises OSError."""
         try:
             descriptor = self._descriptors[path]
         except KeyError:
-            descriptor = self._descriptors[path] = _open(path)
-        if descriptor is None:
-            return b""
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                return b""
+            self._descriptors[path] = descriptor
         try:
             return _read(descriptor)
         except OSError as error:
@@ -42,16 +43,8 @@ class KeptFiles:
     def close(self) -> None:
         """Close them all."""
         for descriptor in self._descriptors.values():
-            if descriptor is not None:
-                os.close(descriptor)
+            os.close(descriptor)
         self._descriptors.clear()
-
-
-def _open(path: str) -> int | None:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def _read(descriptor: int) -> bytes:

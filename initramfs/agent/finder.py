@@ -37,8 +37,8 @@ LATE = frozenset(
     (
         # stacks, for the log
         "traceback",
-        # copies of folders, of specs, and of objects by attrs; words of a command line
-        *("copy", "shutil", "shlex", "tempfile"),
+        # copies of folders; words of a command line
+        *("shutil", "shlex", "tempfile"),
         # what subprocess would read text by
         "locale",
         # messages that are no JSON
@@ -47,6 +47,9 @@ LATE = frozenset(
 )
 #: The agent's own modules are late, too: the host is dialled before there is a use for most.
 _OURS = "gcs."
+#: Others that are not left for later when the agent has time: what failed may be that nothing
+#: can be opened any more, and is to be logged.
+_NEEDED = frozenset({"traceback"})
 #: What the interpreter asks any module for while it imports it, or something from it.
 _ASKED_BY_IMPORTS = ("__path__", "__file__", "__cached__")
 
@@ -145,12 +148,22 @@ class _Late(ModuleType):
         return ModuleType.__getattribute__(self, name)
 
 
+class _Running(ModuleType):
+    """A module whose code runs: other threads than that which runs it wait for its end."""
+
+    def __getattribute__(self, name: str) -> object:
+        loader = ModuleType.__getattribute__(self, "__spec__").loader
+        assert isinstance(loader, _LateLoader)
+        with loader.lock:
+            return ModuleType.__getattribute__(self, name)
+
+
 class _LateLoader(Loader):
     """Loads one module, twice: as one that is empty, and when something of it is used."""
 
     def __init__(self) -> None:
-        # Threads of the agent use modules too.
-        self._lock = RLock()
+        #: held while the code runs: threads of the agent use modules too
+        self.lock = RLock()
         self._has_begun = False
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -162,28 +175,30 @@ class _LateLoader(Loader):
 
     def execute(self, module: ModuleType) -> None:
         """Run the module's code, unless it has run or is running, in this very thread."""
-        with self._lock:
+        with self.lock:
             if self._has_begun:
                 return
             self._has_begun = True
+            module.__class__ = _Running
             try:
                 _execute(module)
             except BaseException:
                 self._has_begun = False
+                module.__class__ = _Late
                 raise
             module.__class__ = ModuleType
 
 
 def execute_rest() -> "Iterator[str]":
     """Execute each module of the agent's own that has not been, and yield its name."""
-    while names := [n for n, m in sys.modules.items() if n.startswith(_OURS) and _is_late(m)]:
+    while names := [n for n, m in list(sys.modules.items()) if _is_due(n, m)]:
         for name in names:
             getattr(sys.modules[name], "__all__", None)
             yield name
 
 
-def _is_late(module: ModuleType) -> bool:
-    return isinstance(module, _Late)
+def _is_due(name: str, module: ModuleType) -> bool:
+    return isinstance(module, _Late) and (name.startswith(_OURS) or name in _NEEDED)
 
 
 def use() -> None:

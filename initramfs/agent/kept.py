@@ -67,7 +67,8 @@ def forget() -> None:
     del vars(dataclasses)["exec"], vars(collections)["eval"], vars(typing)["compile"]
     del vars(_make)["compile"], vars(_make)["hash"]
     _PATTERNS["compile"] = _COMPILE_PATTERN
-    del _Kept.places, _Kept.data
+    # A thread may be looking for something.
+    _Kept.places, _Kept.data = {}, b""
     # attrs has its texts kept for tracebacks: a quarter of a megabyte that nobody reads.
     linecache.clearcache()
 

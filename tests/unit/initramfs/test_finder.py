@@ -122,27 +122,47 @@ def test_threads_that_use_a_late_module_wait_for_all_of_it(make: Maker) -> None:
     assert seen == [2, 2, 2, 2]
 
 
+def test_nothing_of_a_late_module_is_had_while_it_is_executed(make: Maker) -> None:
+    """Not even what is there already: it may need what comes below it."""
+    text = (
+        "import time\ndef f(): return g()\nimport found_log as l; l.begun.set()\n"
+        "time.sleep(0.2)\ndef g(): return 2"
+    )
+    log = "import threading; begun = threading.Event()"
+    make({"found_log": log, "found_late": text}, frozenset({"found_late"}))
+    late, begun = importlib.import_module("found_late"), importlib.import_module("found_log")
+    thread = threading.Thread(target=lambda: late.g)
+    thread.start()
+    assert begun.begun.wait(30)
+    assert late.f() == 2
+    thread.join()
+
+
 def test_modules_of_the_agent_are_late_and_the_rest_can_be_executed(
     make: Maker, finder: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that the rest brings are part of it."""
     monkeypatch.setattr(finder, "_OURS", "found_our")
+    monkeypatch.setattr(finder, "_NEEDED", frozenset({"found_stacks"}))
     make(
         {
             "found_log": "said = []",
             "found_our1": "import found_log as l, found_our2; l.said.append(1)",
             "found_our2": "import found_log as l; l.said.append(2)",
             "found_our3/__init__": "import found_log as l; l.said.append(3)",
+            "found_stacks": "import found_log as l; l.said.append(4)",
+            "found_other": "import found_log as l; l.said.append(5)",
         },
-        NONE,
+        frozenset({"found_stacks", "found_other"}),
     )
     log = importlib.import_module("found_log")
     importlib.import_module("found_our3")
     assert log.said == [3]  # a package is not late
-    importlib.import_module("found_our1")
+    for name in ("found_our1", "found_stacks", "found_other"):
+        importlib.import_module(name)
     assert log.said == [3]
-    assert list(finder.execute_rest()) == ["found_our1", "found_our2"]
-    assert log.said == [3, 1, 2]
+    assert list(finder.execute_rest()) == ["found_our1", "found_stacks", "found_our2"]
+    assert log.said == [3, 1, 4, 2]
 
 
 def test_what_is_absent_has_every_name_and_can_not_be_used() -> None:

@@ -48,6 +48,13 @@ def test_one_descriptor_is_had_for_each_file(tmp_path: Path) -> None:
     assert descriptors() - before == set()
 
 
+def test_a_file_that_was_not_there_may_come(kept: KeptFiles, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert kept.read(str(path)) == b""
+    path.write_text("1")
+    assert kept.read(str(path)) == b"1"
+
+
 def test_a_file_that_can_not_be_read_is_opened_again(kept: KeptFiles, tmp_path: Path) -> None:
     """The error is told once for each read, and leaves no descriptor."""
     path = tmp_path / "x"
