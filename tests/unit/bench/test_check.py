@@ -8,17 +8,7 @@ import pytest
 from tests.bench import __main__ as program
 from tests.bench.check import TRIES, check
 from tests.bench.figures import Figure, Report, figure, store
-from tests.bench.machine import Machine
-
-_MACHINE = Machine(
-    processor="a processor",
-    cores=2,
-    memory_gib=4,
-    accelerator="tcg",
-    host_kernel="6.1",
-    qemu="7.2",
-    commit="abc",
-)
+from tests.support.machine import MACHINE
 
 
 def _figure(name: str, ratio: float, *, is_rate: bool = False) -> Figure:
@@ -26,7 +16,7 @@ def _figure(name: str, ratio: float, *, is_rate: bool = False) -> Figure:
 
 
 def _report(name: str, *figures: Figure) -> Report:
-    return Report(name=name, machine=_MACHINE, figures=figures)
+    return Report(name=name, machine=MACHINE, figures=figures)
 
 
 class Measurements:
@@ -92,7 +82,7 @@ def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(program, "DOCS", tmp_path)
     monkeypatch.setattr(program, "ALONE", {"boot": measure})
     monkeypatch.setattr(program, "IN_A_VM", {})
-    monkeypatch.setattr(program, "describe", lambda _: _MACHINE)
+    monkeypatch.setattr(program, "describe", lambda _: MACHINE)
     return tmp_path
 
 

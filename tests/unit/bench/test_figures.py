@@ -9,17 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.bench.figures import Figure, Report, complaints, figure, load, rounded, store
-from tests.bench.machine import ROOT, Machine
+from tests.bench.machine import ROOT
+from tests.support.machine import MACHINE
 
-_MACHINE = Machine(
-    processor="a processor",
-    cores=2,
-    memory_gib=4,
-    accelerator="tcg",
-    host_kernel="6.1",
-    qemu="7.2",
-    commit="abc",
-)
 BENCH = ROOT / "docs" / "bench"
 
 
@@ -28,7 +20,7 @@ def _figure(pairs: Sequence[tuple[float, float]], *, is_rate: bool = False) -> F
 
 
 def _report(*figures: Figure) -> Report:
-    return Report(name="exec", machine=_MACHINE, figures=figures)
+    return Report(name="exec", machine=MACHINE, figures=figures)
 
 
 def test_the_ratio_is_the_median_of_the_pairs() -> None:

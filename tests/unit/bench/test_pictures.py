@@ -5,17 +5,7 @@ from xml.etree import ElementTree as ET
 
 from tests.bench import memory, pictures, sharing
 from tests.bench.figures import Report
-from tests.bench.machine import Machine
-
-_MACHINE = Machine(
-    processor="a processor",
-    cores=2,
-    memory_gib=4,
-    accelerator="tcg",
-    host_kernel="6.1",
-    qemu="7.2",
-    commit="abc",
-)
+from tests.support.machine import MACHINE
 
 
 def _texts(report: Report, docs: Path, folder: str = "bench") -> list[str]:
@@ -32,7 +22,7 @@ def test_the_memory_of_the_agent_stands_beside_the_go_agent_s(tmp_path: Path) ->
     }
     report = Report(
         name="memory",
-        machine=_MACHINE,
+        machine=MACHINE,
         values={**values, "pmem, floor": (5.0, 4.0, 3.0)},
     )
     texts = _texts(report, tmp_path)
@@ -53,7 +43,7 @@ def test_shared_pages_are_shown_of_what_was_measured(tmp_path: Path) -> None:
         for kind in sharing.WITH_FIGURES
         for part in ("memory", "layers", "QEMU")
     }
-    report = Report(name="page-sharing", machine=_MACHINE, values=values)
+    report = Report(name="page-sharing", machine=MACHINE, values=values)
     texts = _texts(report, tmp_path, ".")
     assert "2 VMs, shared" in texts
     assert not [text for text in texts if "copied" in text and "VM" in text[:5]]
