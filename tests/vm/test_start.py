@@ -191,8 +191,11 @@ async def booted(
 async def test_a_vm_starts_as_hosts_in_use_start_it(
     folder: Path, image: Path, memory_mib: int, vcpus: int, accel: str
 ) -> None:
-    """From the kernel command line to a log that no restart interrupts, and that has an end."""
-    config = configuration(memory_mib, vcpus, accel, WORDS, BootForm.INITRD)
+    """From the kernel command line to a log that no restart interrupts, and that has an end.
+
+    The VM boots from a root image here, and from an initrd below.
+    """
+    config = configuration(memory_mib, vcpus, accel, ("-w", *WORDS), BootForm.PMEM)
     with pytest.raises(VmError, match="QEMU"):
         await play_start(folder, image, config)
     check_log((folder / LOG_NAME).read_bytes())
@@ -204,6 +207,7 @@ async def play_start(folder: Path, image: Path, config: VmConfig) -> None:
         async with open_bridge(stream) as client:
             here = Started(vm, client, ports, folder, opened, layers)
             await check_start(here, config.memory_mib)
+            await check_writable(here)
             await mount_layers(LayerMounts(vm, client), whole(layers))
             greedy = await check_memory(here)
             (told,) = await here.logged("container ran out of memory")
