@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from initramfs.recipes import cache, debian
+from initramfs.recipes import cache, debian, filler
 from initramfs.recipes.engine import Engine
 from initramfs.recipes.steps import Step, StepError
 
@@ -23,7 +23,7 @@ STAMP = {
     "KBUILD_BUILD_VERSION": "1",
 }
 #: Raised when the commands below change what comes out.
-RECIPE = "1"
+RECIPE = "2"
 #: How many compilers at once, for who wants another number than that of the processors.
 JOBS = "KERNEL_JOBS"
 #: What is in build/ → what it is called where it is made.
@@ -66,6 +66,7 @@ def make(engine: Engine, *, debug: bool = False) -> Path:
         step.run(["make", jobs, "bzImage", "vmlinux"], cwd=tree, env=STAMP)
         shutil.copy(tree / "arch/x86/boot/bzImage", folder / "bzImage")
         shutil.copy(tree / "vmlinux", folder / "vmlinux")
+        filler.leave_out(folder / "vmlinux")
         shutil.copy(tree / ".config", folder / "config")
         shutil.rmtree(folder / "source")
 
