@@ -26,7 +26,7 @@ _log = logging.getLogger("gcs.replay")
 #: More than can be on its way: hosts give a stream a buffer of 64 KiB.
 REPLAY_BYTES = 128 * 1024
 #: What the pipe holds: these, and as much that is remembered before it is moved.
-_CAPACITY = 2 * REPLAY_BYTES
+_CAPACITY = 3 * REPLAY_BYTES
 _FLAGS = abi.SPLICE_F_NONBLOCK | abi.SPLICE_F_MOVE
 
 
