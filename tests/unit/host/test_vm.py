@@ -78,6 +78,14 @@ def test_the_guest_tells_of_memory_that_it_has_freed() -> None:
     assert int(order) < 9
 
 
+def test_an_emulated_processor_has_no_string_instructions_that_are_fast() -> None:
+    """The kernel would copy with them, byte by byte; a real one keeps all that it has."""
+    emulated = replace(CONFIG, accelerator="tcg")
+    assert option(qemu_argv(emulated, WIRING), "-cpu") == ["max,-erms"]
+    real = replace(CONFIG, accelerator="kvm")
+    assert option(qemu_argv(real, WIRING), "-cpu") == ["host"]
+
+
 def test_a_comma_in_a_path_is_doubled_where_qemu_splits() -> None:
     """A socket in a folder with a comma does not become another option."""
     assert "socket,id=vsock,path=/v,,1" in option(qemu_argv(CONFIG, WIRING), "-chardev")
