@@ -233,6 +233,10 @@ async def check_start(here: Started, memory_mib: int) -> None:
     await here.logged("kmsg read")
     assert (await here.in_vm("cat", "/proc/sys/kernel/core_pattern")).strip() == CORES
     assert (await here.in_vm("cat", "/proc/self/cgroup")).strip() == "0::/gcs"
+    on, known = (f"/sys/fs/cgroup/cgroup.{name}" for name in ("subtree_control", "controllers"))
+    assert (await here.in_vm("cat", on)).split() == (await here.in_vm("cat", known)).split()
+    part = "/proc/sys/vm/percpu_pagelist_high_fraction"
+    assert int(await here.in_vm("cat", part)) == 1024
     stderr = ("sh", "-c", "readlink /proc/$PPID/fd/2")
     assert await here.in_vm(*stderr) == "/dev/kmsg\n"  # no last words of it in its log
     found = await here.properties(NULL_CONTAINER_ID, "Memory", "Load", "ProcessList")
