@@ -39,7 +39,7 @@ _CHUNK = 65536
 _DIAL_TIMEOUT_S = 3.0
 #: How long the host's end-of-file is waited for after ours. Hosts that see a SHUT_WR close
 #: within a round trip; where it is not passed on, this is what every stream's end costs.
-_LINGER_S = 0.1
+_LINGER_S = 0.02
 
 
 @dataclass(slots=True)
