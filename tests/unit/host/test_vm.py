@@ -81,7 +81,7 @@ def test_the_guest_tells_of_memory_that_it_has_freed() -> None:
 def test_an_emulated_processor_has_no_string_instructions_that_are_fast() -> None:
     """The kernel would copy with them, byte by byte; a real one keeps all that it has."""
     emulated = replace(CONFIG, accelerator="tcg")
-    assert option(qemu_argv(emulated, WIRING), "-cpu") == ["max,-erms"]
+    assert option(qemu_argv(emulated, WIRING), "-cpu") == ["max,-erms,-fsrm"]
     real = replace(CONFIG, accelerator="kvm")
     assert option(qemu_argv(real, WIRING), "-cpu") == ["host"]
 
