@@ -3,7 +3,7 @@
 tee(2) gives a pipe of ours references to the pages of the process's pipe, and splice(2) drops
 the oldest ones into /dev/null: no byte is copied unless it is wanted again. The pipe has a
 limited number of places and not of bytes: of a process that writes short lines these are fewer,
-the newest 32 writes.
+the newest 64 writes.
 
 Source: tee(2), pipe(7).
 """
@@ -25,8 +25,9 @@ _log = logging.getLogger("gcs.replay")
 
 #: More than can be on its way: hosts give a stream a buffer of 64 KiB.
 REPLAY_BYTES = 128 * 1024
-#: What the pipe holds: these, and as much that is remembered before it is moved.
-_CAPACITY = 3 * REPLAY_BYTES
+#: What the pipe holds: these, and what is remembered before it is moved, as much as a busy
+#: stream moves at a time (gcs.guest.passage). The kernel makes that 128 places, a page each.
+_CAPACITY = REPLAY_BYTES + 256 * 1024
 _FLAGS = abi.SPLICE_F_NONBLOCK | abi.SPLICE_F_MOVE
 
 

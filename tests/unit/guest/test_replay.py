@@ -5,10 +5,14 @@ import random
 import socket
 from contextlib import suppress
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gcs.guest.replay import REPLAY_BYTES, Replay
+
+#: Places of its pipe: 384 KiB, rounded up to a power of two, of a page each.
+PLACES = 512 * 1024 // 4096
 
 _sizes = st.integers(1, 300) | st.integers(1, 65_536)
 
@@ -83,6 +87,30 @@ def test_of_a_busy_stream_the_last_64_kib_and_more_are_there() -> None:
     theirs.close()
 
 
+def test_of_more_writes_than_there_are_places_the_newest_are_kept() -> None:
+    """Their source is open still, and half of what was kept makes place for the next one."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    replay = Replay()
+    written = bytes(range(PLACES + 10))
+    for number in written:
+        os.write(writer, bytes([number]))
+        assert replay.splice(reader, ours.fileno()) == 1
+        assert _received(theirs, 1) == bytes([number])
+    kept = replay.recent()
+    assert PLACES // 2 <= len(kept) < len(written)
+    assert written.endswith(kept)
+    with pytest.raises(BlockingIOError):
+        replay.splice(reader, ours.fileno())
+    replay.close()
+    os.close(reader)
+    os.close(writer)
+    ours.close()
+    theirs.close()
+
+
 def test_the_end_is_seen_though_there_is_no_place_for_more() -> None:
     """The kernel says that of both; whoever waits for the source then would wait in a loop."""
     reader, writer = os.pipe2(os.O_NONBLOCK)
@@ -91,7 +119,7 @@ def test_the_end_is_seen_though_there_is_no_place_for_more() -> None:
     theirs.setblocking(False)
     replay = Replay()
     # Each byte has a place of its own, and a place is for a page.
-    for _ in range(REPLAY_BYTES // 4096):
+    for _ in range(PLACES):
         os.write(writer, b"x")
         assert replay.splice(reader, ours.fileno()) == 1
         _received(theirs, 1)
