@@ -1,11 +1,13 @@
 """Leave out of an ELF kernel the pages that only fill it up.
 
-The linker aligns parts of the kernel's text to 2 MiB (page table isolation) and to 1 MiB
-(speculative return stack overflow), and fills what is between them with int3: 3.7 MiB, which
-whoever loads the kernel would copy into the memory of every VM. No segment names them after
-this. They are still between the parts, and read as zeros.
+The linker aligns parts of the kernel's text to 2 MiB (page table isolation), puts two of them
+1 MiB apart (speculative return stack overflow), and fills what is between them with int3:
+3.7 MiB, which whoever loads the file would copy into the memory of every VM. No segment names
+those pages after this. They read as what the memory was before, zeros in a new VM, so that a
+jump which goes astray in the kernel and lands there does not trap. bzImage keeps them.
 
-Sections and symbols stay as they were, and so does where everything is.
+Sections and symbols stay as they were, and so does where everything is; .text is in several
+segments now, so that tools which write ELF files anew (strip, objcopy) are not for this one.
 
 Source: elf(5); arch/x86/kernel/vmlinux.lds.S.
 """
@@ -80,7 +82,9 @@ def _split(segment: _Segment, data: bytearray) -> Iterator[_Segment]:
     """Yield the parts of a segment that are more than filler."""
     begin = 0
     if segment.kind == _PT_LOAD and segment.flags & _PF_X:
-        for first, last in _runs(bytes(data[segment.offset :][: segment.in_file])):
+        for first, last in _runs(
+            bytes(data[segment.offset : segment.offset + segment.in_file])
+        ):
             if first > begin:
                 yield segment.part(begin, first)
             begin = last

@@ -22,7 +22,7 @@ STAMP = {
     "KBUILD_BUILD_HOST": "gcs",
     "KBUILD_BUILD_VERSION": "1",
 }
-#: Raised when the commands below change what comes out.
+#: Raised when the commands below, or `filler`, change what comes out.
 RECIPE = "2"
 #: How many compilers at once, for who wants another number than that of the processors.
 JOBS = "KERNEL_JOBS"

@@ -11,7 +11,7 @@ from initramfs.recipes.filler import FILL, LEAST, PAGE, leave_out
 
 HEADER = struct.Struct("<6s10xHHIQQQIHHHHHH")
 SEGMENT = struct.Struct("<IIQQQQQQ")
-LOAD, NOTE, EXECUTABLE, WRITABLE = 1, 4, 5, 6
+LOAD, NOTE, EXECUTABLE, WRITABLE, BOTH = 1, 4, 5, 6, 7
 ADDRESS = 0x1000000
 #: bytes of a segment that the file does not have
 ZEROS = 3 * PAGE
@@ -24,7 +24,7 @@ def elf(*segments: tuple[int, int, bytes]) -> bytes:
     for kind, flags, data in segments:
         offset = begin + len(content)
         address = ADDRESS + len(content)
-        sizes = (len(data), len(data) + (ZEROS if flags == WRITABLE else 0))
+        sizes = (len(data), len(data) + (ZEROS if flags & 2 else 0))
         table += SEGMENT.pack(kind, flags, offset, address, address, *sizes, 0x200000)
         content += data
     counts = (HEADER.size, SEGMENT.size, len(segments), 64, 0, 0)
@@ -53,7 +53,8 @@ def test_filler_is_left_out_and_the_rest_is_where_it_was(tmp_path: Path) -> None
     """Notes and writable segments are kept as they are, filler or not."""
     filler, code, data = FILL * PAGE * LEAST, b"code" * 1024, FILL * PAGE * 20
     text = code + filler + code + filler[PAGE:] + code + filler
-    before = elf((LOAD, EXECUTABLE, text), (NOTE, 4, b"pvh"), (LOAD, WRITABLE, data))
+    segments = ((LOAD, EXECUTABLE, text), (NOTE, 4, b"pvh"), (LOAD, WRITABLE, data))
+    before = elf(*segments)
     kernel = tmp_path / "vmlinux"
     kernel.write_bytes(before)
     assert leave_out(kernel) == 2 * len(filler)
@@ -64,6 +65,19 @@ def test_filler_is_left_out_and_the_rest_is_where_it_was(tmp_path: Path) -> None
     assert {old[address] for address in old.keys() - new.keys()} == {FILL * PAGE}
     assert headers(after)[-2:] == headers(before)[-2:]
     assert leave_out(kernel) == 0
+
+
+@pytest.mark.parametrize("code", [b"", b"code" * 1024])
+def test_zeros_behind_a_segment_s_file_part_stay(tmp_path: Path, code: bytes) -> None:
+    """As of the kernel's .bss, which is in a segment with code; filler before it or not."""
+    filler = FILL * PAGE * LEAST
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(elf((LOAD, BOTH, filler + code + filler)))
+    end = ADDRESS + 2 * len(filler) + len(code)
+    assert leave_out(kernel) == 2 * len(filler)
+    last = headers(kernel.read_bytes())[-1]
+    assert last[3] + last[6] == end + ZEROS
+    assert last[5:7] == (0, ZEROS)
 
 
 @given(
