@@ -74,7 +74,7 @@ test-bench: setup ## bench-check with few samples: some minutes
 	$(BIN)/python -m tests.bench --check --quick
 
 .PHONY: soak
-soak: setup ## vm, root, fuzz and property tests at their full counts, for an hour or two; the result goes to docs/soak.md
+soak: setup ## vm, root, fuzz and property tests at their full counts, half an hour to two; the result goes to docs/soak.md
 	$(BIN)/python -m tests.soak
 
 .PHONY: bench
