@@ -88,7 +88,7 @@ async def _exchange(pieces: list[list[bytes]], *, in_threads: bool) -> list[byte
     return [bytes(got) for got in arrived]
 
 
-@settings(max_examples=50)  # each takes a tenth of a second, of the thirty that a test has
+@settings(max_examples=50)  # each takes a fiftieth of a second
 @given(_sizes, _sizes, _sizes, st.integers(0, 2**32), st.booleans())
 def test_any_bytes_arrive_unchanged_and_complete(
     stdin: list[int], stdout: list[int], stderr: list[int], seed: int, in_threads: bool

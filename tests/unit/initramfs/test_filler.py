@@ -39,7 +39,7 @@ def headers(data: bytes) -> list[tuple[int, ...]]:
 
 
 def loaded(data: bytes) -> dict[int, bytes]:
-    """Return what a loader writes, by the pages' addresses; zeros are not told from nothing."""
+    """Return what a loader writes of the file, by the pages' addresses."""
     memory: dict[int, bytes] = {}
     for kind, _, offset, _, physical, in_file, _, _ in headers(data):
         if kind == LOAD:
@@ -69,7 +69,7 @@ def test_filler_is_left_out_and_the_rest_is_where_it_was(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("code", [b"", b"code" * 1024])
 def test_zeros_behind_a_segment_s_file_part_stay(tmp_path: Path, code: bytes) -> None:
-    """As of the kernel's .bss, which is in a segment with code; filler before it or not."""
+    """As of the kernel's .bss, which is in a segment with code; also when all else goes."""
     filler = FILL * PAGE * LEAST
     kernel = tmp_path / "vmlinux"
     kernel.write_bytes(elf((LOAD, BOTH, filler + code + filler)))
